@@ -263,6 +263,10 @@ def test_a_first_loss_that_is_not_finite_is_not_laid_to_the_learning_rate():
     assert pc.fit(spec, counts, "mlp", **how, initial_std=0.005).stopped == "finished"
     assert "the pair (log(1 + x), x)" in str(told.value)
     assert pc.fit(spec, (np.log1p(counts), counts), "mlp", **how).stopped == "finished"
+    given = pc.CVAESpec(2, likelihood="poisson")
+    with pytest.raises(NonFiniteLossError, match="or scale what is encoded") as told:
+        pc.fit(given, (counts, counts), "mlp", **how)
+    assert "pair" not in str(told.value)  # which a condition and its target are
 
 
 @pytest.mark.parametrize("offset", [1e7, 1e8])

@@ -33,7 +33,7 @@ from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import Progress, Settings
 from posterior_collapse.training.arguments import check_together, split
-from posterior_collapse.training.engine import remedy
+from posterior_collapse.training.engine import action_if_not_finite
 
 Try = Callable[[Sequence[float], int, float], "list[Trial]"]
 """Trains values, so many seeds each, so many times the length that was asked for."""
@@ -290,7 +290,7 @@ def _trial(value: float, runs: Sequence[Finished], level: int) -> Trial:
         if one.stopped.startswith("non-finite"):
             started = not one.stopped.endswith(" at step 0")
             got = f"{one.stopped} with {one.run.spec!r}, seed {one.run.settings.seed}"
-            action = remedy(one.run.spec.likelihood, started=started)
+            action = action_if_not_finite(one.run.spec, started=started)
             raise NonFiniteLossError("loss", got, "a finite loss in every run", action)
     forecast = runs[0].forecast
     return Trial(

@@ -19,7 +19,7 @@ from posterior_collapse.arrays import refuse_non_finite
 from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.global_state import arithmetic
-from posterior_collapse.specs import Likelihood
+from posterior_collapse.specs import Spec
 from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches
@@ -37,29 +37,33 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 MIB = 2**20
 
 
-def remedy(likelihood: Likelihood, *, started: bool) -> str:
+def action_if_not_finite(spec: Spec, *, started: bool) -> str:
     """Return what to do where a loss is not finite.
 
     Args:
-        likelihood: Of the data: only a Gaussian's may be scaled, and have an eta_dec.
+        spec: Only the data of a Gaussian may be scaled, and have an eta_dec.
         started: Whether a step was taken: else no learning rate is to blame.
 
     Example:
-        >>> remedy("bernoulli", started=True)
+        >>> from posterior_collapse import VAESpec
+        >>> action_if_not_finite(VAESpec(2, likelihood="bernoulli"), started=True)
         'Lower learning_rate, or bound the gradients with clip.'
-        >>> remedy("gaussian", started=False)
+        >>> action_if_not_finite(VAESpec(2), started=False)
         'Start from smaller weights (initial_std=0.05), scale the data, or raise eta_dec.'
     """
-    gaussian = " or raise eta_dec" if likelihood == "gaussian" else ""
+    gaussian = spec.likelihood == "gaussian"
     if started:
-        first, second = "Lower learning_rate", "bound the gradients with clip"
+        ways = ["Lower learning_rate", "bound the gradients with clip"]
     else:
-        first, second = "Start from smaller weights (initial_std=0.05)", "scale what is encoded"
+        ways = ["Start from smaller weights (initial_std=0.05)"]
         if gaussian:
-            second = "scale the data"
-        elif likelihood in ("poisson", "negative-binomial"):
-            second = "encode logarithms of the counts x, as the pair (log(1 + x), x) does"
-    return f"{first}, {second},{gaussian}." if gaussian else f"{first}, or {second}."
+            ways.append("scale the data")
+        elif spec.likelihood in ("poisson", "negative-binomial") and spec.model != "cvae":
+            ways.append("encode logarithms of the counts x, as the pair (log(1 + x), x) does")
+        else:
+            ways.append("scale what is encoded")
+    ways += ["raise eta_dec"] * gaussian
+    return f"{', '.join(ways[:-1])}, or {ways[-1]}."
 
 
 class Engine:
@@ -236,7 +240,7 @@ class Engine:
             if self.alone:
                 raise NonFiniteLossError(
                     f"{term} at step {self.state.step}", "NaN or inf", "a finite loss",
-                    remedy(self.stack.model.spec.likelihood, started=self.state.step > 0),
+                    action_if_not_finite(self.stack.model.spec, started=self.state.step > 0),
                 )  # fmt: skip
             self.runs[index].stopped = f"non-finite: {term} at step {self.state.step}"
 
