@@ -304,6 +304,8 @@ def test_another_prior_is_found() -> None:
         (lambda y_hat, y, m, s: (y_hat - y).square().sum(1), r"a result of shape \(8,\)"),
         (lambda *arguments: None, "NoneType; expected one number"),
         (lambda *arguments: math.nan, "nan; expected a finite number"),
+        (lambda y_hat, y, m, s: functional.mse_loss(y_hat, y).bfloat16(), "in torch.bfloat16, of"),
+        (lambda y_hat, y, m, s: functional.mse_loss(y_hat.half(), y.half()), "torch.float16, of"),
         (lambda y_hat, y, m, s: y_hat @ y, "cannot be multiplied"),
         (
             lambda y_hat, y, m, s: (y_hat - y + 1e-3 * torch.randn(D)).square().sum(),

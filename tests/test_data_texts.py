@@ -55,6 +55,30 @@ def test_what_parts_the_cells_is_told_from_the_file(
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "a,True,c\n1.5,True,False\n2.5,False,False\n3.5,False,True\n",  # pandas' get_dummies
+        "a;b;c\n1,5;TRUE;FALSE\n2,5;FALSE;FALSE\n3,5; FALSE;TRUE\n",  # a spreadsheet's
+        '"",a,b,c\n0,1.5,"true",false\n1,2.5,false,false\n2,3.5,false,true\n',
+        "1.5,true,false\n2.5,false,false\n3.5,false,true\n",
+    ],
+)
+def test_true_and_false_are_1_and_0_as_in_a_data_frame(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.csv").write_text(content)
+    np.testing.assert_array_equal(
+        load(tmp_path / "x.csv").x, [[1.5, 1, 0], [2.5, 0, 0], [3.5, 0, 1]]
+    )
+
+
+def test_labels_of_true_and_false_stay_words_and_other_words_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,label\n1.5,True\n2.5,False\n")
+    assert load(tmp_path / "x.csv").labels.tolist() == ["True", "False"]
+    (tmp_path / "x.csv").write_text("a,b\n1.5,True\n2.5,perhaps\n")
+    with pytest.raises(DataError, match=r"column 'b' of x[.]csv: got 'perhaps' in row 3"):
+        load(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         ("a;b\n1,5;2.5\n", "column 'a' of x.csv: got '1,5' in row 2"),

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy import special
+from scipy.stats import nbinom
 from torch.distributions import (
     Bernoulli,
     Binomial,
@@ -23,7 +25,7 @@ from torch.nn import functional
 import posterior_collapse as pc
 from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis.conclusions import count_of
-from posterior_collapse.diagnosis.scores import Noise
+from posterior_collapse.diagnosis.scores import Noise, scored
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import build, load_parameters
 from posterior_collapse.report.text import loss_rows
@@ -130,6 +132,26 @@ def test_a_loss_is_that_of_the_distribution() -> None:
     found = diagnosed(DEAD["Categorical"][2], spec_of("categorical"), TOKENS.flatten(1))
     loss = -Categorical(CLASSES).log_prob(TOKENS.argmax(-1)).sum(1).mean()
     assert found.loss == pytest.approx(loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("logit", [-300.0, -90.0, -5.0, 0.5, 5.0, 30.0, 90.0, 300.0])
+def test_scores_of_counts_have_their_digits_at_any_output(logit) -> None:
+    """Beside differences of scipy's density: by the log of the mean, at a fixed count."""
+    count, y = 3.0, np.array([0.0, 2.0, 40.0])
+    law = NegativeBinomial(torch.tensor(count), logits=torch.full((1, 1, 3), logit))
+    found = scored(law, torch.tensor(y, dtype=torch.float32)[None])
+
+    def density(at):  # what moves of log p, of odds exp(at)
+        return -y * np.logaddexp(0, -at) - count * np.logaddexp(0, at)
+
+    step = 1e-3
+    slope = (density(logit + step) - density(logit - step)) / (2 * step)
+    np.testing.assert_allclose(found.score[0, 0], slope, rtol=1e-4, atol=1e-5)
+    # The expected curvature, of E[y] = count exp(logit); what single precision cannot hold is 0.
+    expected = np.full(3, count * special.expit(logit))
+    np.testing.assert_allclose(found.curvature[0, 0], expected, rtol=1e-6, atol=1e-37)
+    at_zero = nbinom.logpmf(y, count, 0.5) + (y + count) * np.log(2) - y * np.log(count)
+    np.testing.assert_allclose(found.data.item(), at_zero.sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -429,6 +429,13 @@ def _total(output: Any) -> Any:
         raise InvalidArgumentError(
             "loss", got, "one number", "Reduce it as your training does."
         ) from None
+    if str(kind := getattr(output, "dtype", "")).endswith("float16"):  # or bfloat16
+        raise InvalidArgumentError(
+            "loss",
+            f"a total in {kind}, of some three digits",
+            "one in float32 or float64",
+            "Audit it without autocast and without casts to half precision.",
+        )
     return output if isinstance(output, Tensor) else float(output)
 
 

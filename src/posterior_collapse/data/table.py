@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -93,7 +93,7 @@ class _Layout:
     Attributes:
         path: The file.
         delimiter: Between cells.
-        decimal_commas: Whether 1,5 is a number.
+        spelled: Gives the text of a cell as numbers are spelled; None where they are already.
         names: Of the columns; without a header their numbers, from 1.
         has_header: Whether the first row holds the names.
         notes: What was decided and might have been otherwise.
@@ -101,7 +101,7 @@ class _Layout:
 
     path: Path
     delimiter: str
-    decimal_commas: bool
+    spelled: Callable[[str], str] | None
     names: tuple[str, ...]
     has_header: bool
     notes: tuple[str, ...]
@@ -123,8 +123,9 @@ class _Layout:
         share = len(cells) / sum(len(cell) + 1 for cell in cells)
         check_size(path, int(8 * unpacked * share))
         titles, commas = first, _has_decimal_commas(cells, delimiter)
-        if commas:
-            first, *below = ([_pointed(cell) for cell in row] for row in (first, *below))
+        spelled = _pointed if commas else _numbered if any(map(_is_truth, cells)) else None
+        if spelled is not None:
+            first, *below = ([spelled(cell) for cell in row] for row in (first, *below))
         has_header, notes = _header(first, below) if header is None else (header, ())
         names = [cell.strip() if has_header else str(i) for i, cell in enumerate(titles, 1)]
         if has_header and _has_row_names(names, below):
@@ -133,7 +134,7 @@ class _Layout:
             notes = (f"cells separated by {SEPARATORS[delimiter]}", *notes)
         if commas:
             notes = (*notes, "decimal commas")
-        return cls(path, delimiter, commas, tuple(names), has_header, notes)
+        return cls(path, delimiter, spelled, tuple(names), has_header, notes)
 
     def shown(self, column: int) -> str:
         """What to call a column: its name, or its number if it has none."""
@@ -164,8 +165,8 @@ class _Layout:
         with _open(self.path) as file:
             self._skip_header(file)
             lines = (line for line in file if line.strip())
-            if self.decimal_commas:  # the features alone, as text in which points are decimal
-                texts = ([_pointed(row[i]) for i in features] for _, row in self.rows())
+            if (spelled := self.spelled) is not None:  # the features alone
+                texts = ([spelled(row[i]) for i in features] for _, row in self.rows())
                 lines, columns = (self.delimiter.join(cells) for cells in texts), None
             try:
                 return np.loadtxt(
@@ -200,7 +201,7 @@ class _Layout:
         """Raise for the first cell that is not a number, in the words of the table."""
         for line, row in self.rows():
             for i in features:
-                if not _is_number(_pointed(row[i]) if self.decimal_commas else row[i]):
+                if not _is_number(self.spelled(row[i]) if self.spelled else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
                     separate = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
@@ -302,13 +303,31 @@ def _has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
 
 
 def _pointed(cell: str) -> str:
-    """Return a number with a decimal comma as one with a point; nothing else becomes a number.
+    """Return a number with a decimal comma as one with a point, and True and False as 1 and 0.
 
     Example:
-        >>> _pointed("1,5"), _pointed("1.234"), _pointed("7")
-        ('1.5', "'1.234'", '7')
+        >>> _pointed("1,5"), _pointed("1.234"), _pointed("7"), _pointed("TRUE")
+        ('1.5', "'1.234'", '7', '1')
     """
-    return repr(cell) if "." in cell else cell.replace(",", ".")
+    return repr(cell) if "." in cell else _numbered(cell).replace(",", ".")
+
+
+def _is_truth(cell: str) -> bool:
+    return cell.strip().lower() in TRUTHS
+
+
+def _numbered(cell: str) -> str:
+    """Return True and False as 1 and 0.
+
+    Example:
+        >>> _numbered("True"), _numbered(" false"), _numbered("7")
+        ('1', '0', '7')
+    """
+    return TRUTHS.get(cell.strip().lower(), cell)
+
+
+TRUTHS = {"true": "1", "false": "0"}
+"""As pandas writes indicators of categories; spreadsheets, R and polars differ in capitals."""
 
 
 def _filled(row: Sequence[str]) -> bool:

@@ -176,16 +176,15 @@ def scored(output: Distribution, target: Tensor) -> Scored:
 
 
 def _negative_binomial(output: NegativeBinomial, target: Tensor) -> Scored:
-    """With the log of the mean as output."""
-    count, odds = output.total_count, output.logits.exp()  # mean over total count
-    mean = count * odds
+    """With the log of the mean as output; nothing here overflows, whatever the logits are."""
+    count, logits = output.total_count, output.logits  # mean = count * exp(logits)
+    curvature = count * logits.sigmoid()
+    log_mean = torch.where(target > 0, count.log() + logits, 0.0)
     density = log_prob(output, target)
     # Less what the mean decides.
-    data = (
-        density - torch.xlogy(target, mean) + (target + count) * functional.softplus(output.logits)
-    )
-    score = (target - mean) / (1 + odds)
-    return Scored(density.sum(-1), score, mean / (1 + odds), data.sum(-1))
+    data = density - target * log_mean + (target + count) * functional.softplus(logits)
+    score = target * (-logits).sigmoid() - curvature
+    return Scored(density.sum(-1), score, curvature, data.sum(-1))
 
 
 def mean_curvature(output: Distribution, curvature: Tensor) -> Tensor:

@@ -161,7 +161,9 @@ def keeping_state(*things: Any) -> Iterator[None]:
             kept[module] = {name: (buffer, buffer.clone()) for name, buffer in buffers}
 
     reachable = list(_reachable(things))
-    spaces = [(space, dict(space)) for thing in reachable for space in _namespaces(thing)]
+    # By identity: the functions of a module share its globals.
+    named = {id(space): space for thing in reachable for space in _namespaces(thing)}
+    spaces = [(space, dict(space)) for space in named.values()]
     cells = [(cell, _held(cell)) for thing in reachable for cell in _cells(thing)]
     try:
         with _watched(meet, things):
