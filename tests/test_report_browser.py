@@ -1,6 +1,7 @@
 """The page in a real browser: its sliders are moved, and its numbers are the theory's."""
 
 import json
+import re
 import shlex
 
 import numpy as np
@@ -73,6 +74,12 @@ def test_the_script_starts_where_the_page_was_made(browser, pages, name):
         assert not browser.value(
             "/NaN|undefined|Infinity/.test(document.querySelector('main').innerHTML)"
         ), form
+        line = browser.value(ONSET)
+        trust = browser.value("document.getElementById('trust').textContent")
+        # The note of a quadratic approximation, which a Gaussian has not.
+        said = re.search(r"exact for (any network.*?);|known as far as moments tell", trust)
+        if said and line:
+            assert line.endswith(f", in {said[1]}.") if said[1] else "moments tell" in line, form
     assert browser.complaints == []
 
 

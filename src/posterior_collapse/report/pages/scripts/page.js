@@ -126,19 +126,25 @@ function show() {
   showTable();
   showNotes();
 }
-const APPROXIMATE =
-  "the beta from which total collapse is stable is exact for any network; how many units live below " +
-  "it, their KL and the loss are those of a quadratic approximation";
+// Of a likelihood that the page was not made for.
+function approximate(exact) {
+  const known = exact ? `exact for any network${data.whose}` : "known as far as moments tell";
+  return (
+    `the beta from which total collapse is stable is ${known}; how many units live below it, ` +
+    "their KL and the loss are those of a quadratic approximation"
+  );
+}
 function showNotes() {
   $("trust").querySelectorAll(".pc-of-forecast").forEach((line) => line.remove());
   const collapse = Number.isFinite(found.onset) && found.onset > 0;
   $("onset").hidden = !collapse;
   const name = depth > 1 ? "β of z1" : "β";
   const onset = `${name} = ${shown(found.onset)}`;
-  $("onset").textContent = data.laws[likelihood()].exact
+  const { exact } = data.laws[likelihood()];
+  $("onset").textContent = exact
     ? `Onset: from ${onset} on total collapse is stable, in any network${data.whose}.`
     : `Onset, as far as moments tell: total collapse is stable from ${onset} on.`;
-  const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [APPROXIMATE];
+  const own = likelihood() === data.likelihood ? data.notes : gaussian() ? [] : [approximate(exact)];
   for (const note of [...own, ...found.notes]) {
     $("trust").append(element("li", { class: "pc-of-forecast" }, `${note}.`));
   }
