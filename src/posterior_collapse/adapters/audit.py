@@ -21,14 +21,8 @@ from posterior_collapse.adapters.reconstruction import (
     ReconstructionReading,
     plain,
 )
-from posterior_collapse.adapters.terms import (
-    KLReading,
-    Terms,
-    cut_off,
-    read_kl,
-    read_terms,
-    reductions,
-)
+from posterior_collapse.adapters.reductions import reductions
+from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_kl, read_terms
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.conclusions import is_attainable

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from posterior_collapse.adapters.kl_findings import both_turned, of_kl, of_schedule
 from posterior_collapse.adapters.probing import ROLES
-from posterior_collapse.adapters.terms import KLReading
 from posterior_collapse.checks import Likelihood
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.errors import PosteriorCollapseError, count_of
@@ -43,8 +43,8 @@ def findings(
         *_of_gradient(audit),
         *_of_order(audit),
         *_of_signs(audit),
-        *_of_schedule(audit.kl, late),
-        *_of_kl(audit.kl, audit),
+        *of_schedule(audit.kl, late),
+        *of_kl(audit),
         *_of_own(audit),
         *_of_reconstruction(audit, given),
         *_of_reductions(audit),
@@ -78,122 +78,12 @@ def _of_order(audit: LossAudit) -> Iterator[Finding]:
         )
 
 
-def _both_turned(audit: LossAudit) -> bool:
-    return audit.kl.weight < 0 and audit.value is not None and audit.value > 0
-
-
 def _of_signs(audit: LossAudit) -> Iterator[Finding]:
-    if _both_turned(audit):
+    if both_turned(audit):
         yield Finding(
             "signs",
             "Error and KL are both rewarded, as in an ELBO, which is to be maximised.",
             "Minimise its negative; all else said here is about that.",
-        )
-
-
-def _of_schedule(kl: KLReading, late: tuple[str, float] | None) -> Iterator[Finding]:
-    if late is not None:
-        name, weight = late
-        yield Finding(
-            "schedule",
-            f"The KL's weight depends on {name}, which is 0 here, its default: at 0 it is "
-            f"{kl.weight:.3g}, later {weight:.3g}. All that is said here is about {name}=0.",
-            f"Audit the end of training: lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, "
-            f"log_var, {name}=100_000).",
-        )
-
-
-_NO_BETA = {
-    "none": Finding(
-        "no-kl",
-        "The loss does not depend on the posterior: the KL has no weight.",
-        "Add weight * KL to what is minimised; if it is warmed up, audit the final weight.",
-    ),
-    "other": Finding(
-        "not-a-kl",
-        "The posterior's term is not a multiple of a Gaussian's KL, whether its last argument is a "
-        "log-variance, a log-std, a std, a variance, or the input of a softplus.",
-        "The KL is 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents; check the "
-        "order of the arguments too.",
-    ),
-    "no log": Finding(
-        "no-log-term",
-        "The KL lacks its - log_var: the rest is smallest at a std of 0, not at the prior's, so no "
-        "unit ever equals the prior and none counts as collapsed.",
-        "Use all of it: 0.5 * (mean^2 + exp(log_var) - 1 - log_var), summed over latents.",
-    ),
-}
-"""What is said of posterior terms of these kinds."""
-_SAMPLED = Finding(
-    "not-a-kl",
-    "The term in samples of the posterior is not a multiple of a KL to a Gaussian prior.",
-    "With a mixture or another prior, state beta yourself: the onset is that of the reconstruction "
-    "term, by posterior_collapse.onset.",
-)
-
-
-def _of_kl(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
-    if kl.kind in _NO_BETA:
-        yield _SAMPLED if kl.kind == "other" and kl.sampled else _NO_BETA[kl.kind]
-    elif kl.kind == "squared capacity":
-        yield Finding(
-            "squared-capacity",
-            f"The KL's distance from a capacity ({kl.floor:.4g} nats of {kl.whose}) is squared: "
-            "what a nat costs depends on how many are spent, so no single beta describes it.",
-            "Take weight * (KL - capacity).abs(), or judge activity by information.",
-        )
-    elif kl.weight < 0 and not _both_turned(audit):
-        yield Finding(
-            "kl-sign",
-            f"The KL is rewarded, not penalised: its weight is {kl.weight:.6g}.",
-            "Change its sign: the loss is reconstruction error plus weight * KL.",
-        )
-    elif kl.kind in ("free bits", "capacity"):
-        yield from _of_floor(kl, audit)
-    elif kl.weights is not None:
-        yield Finding(
-            "unit-weights",
-            f"Units have different KL weights, from {min(kl.weights):.6g} to "
-            f"{max(kl.weights):.6g}: the cheapest live first, and longest.",
-            "Read beta as that of the cheapest unit.",
-        )
-    if kl.has_beta:
-        yield from _of_prior(kl)
-
-
-def _of_floor(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
-    floor = f"{kl.floor:.4g} nats of {kl.whose}"
-    action = "Pass data= to see how many units that keeps, and judge activity by information."
-    if audit.forecast is not None:
-        beta = audit.forecast.spec.beta_levels[0]
-        action = (
-            f"On these data it keeps as many units as a plain KL of beta = {beta:.4g} would, not "
-            f"of {audit.beta:.4g}; judge activity by information."
-        )
-    said = f"A small KL costs nothing (free bits, {floor})"
-    if kl.kind == "capacity":
-        said = f"A KL below a capacity ({floor}) is rewarded and one above it penalised"
-    yield Finding(kl.kind.replace(" ", "-"), f"{said}: beta is that of what exceeds it.", action)
-
-
-def _of_prior(kl: KLReading) -> Iterator[Finding]:
-    if kl.prior_mean:
-        yield Finding(
-            "prior-mean",
-            f"The KL is taken to a prior of mean {kl.prior_mean:.4g}.",
-            "How many units live does not depend on it; draw from that prior to generate.",
-        )
-    if not math.isclose(kl.prior_std, 1, rel_tol=1e-3):
-        yield Finding(
-            "prior-std",
-            f"The KL is taken to a prior of std {kl.prior_std:.4g}.",
-            f"Pass eta_enc={kl.prior_std:.4g} to the spec.",
-        )
-    if kl.spread not in ("log-variance", "std"):
-        yield Finding(
-            "last-argument",
-            f"The KL reads its last argument as a {kl.spread}.",
-            "Check that the encoder gives that, and that z is sampled with the std it means.",
         )
 
 
@@ -208,7 +98,7 @@ def _of_own(audit: LossAudit) -> Iterator[Finding]:
 
 
 def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
-    reconstruction, turned = audit.reconstruction, _both_turned(audit)
+    reconstruction, turned = audit.reconstruction, both_turned(audit)
     by_it = "What is said here of your data takes that into account."
     seen = by_it if given else "Pass data= to see how many units live."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood

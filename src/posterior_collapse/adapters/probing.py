@@ -291,20 +291,19 @@ class Probe:
         )
         if len(self.sizes.features) == 1:
             action += " For classes, as of tokens, give positions and classes as features."
-        if isinstance(error, IndexError) or "not enough values" in line:
-            action += " Its latents are rows: of an image, pass it mean.reshape(-1, 4, 8, 8), say."
-        if isinstance(error, KeyError) or ("required" in line and "argument" in line):
+        if "() missing " in line or "tuple index" in line or isinstance(error, KeyError):
             action = (
-                "Wrap it, with what else it takes as at the end of training (a step, a weight): "
+                "Wrap it, with what else it takes as at the end of training (a step, a weight), or "
+                "z = mean + (log_var / 2).exp() * torch.randn_like(mean): "
                 "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=100_000)."
             )
+        elif isinstance(error, IndexError) or "not enough values" in line:
+            action += " Its latents are rows: of an image, pass it mean.reshape(-1, 4, 8, 8), say."
         if "Inference tensors" in line:
             action = "Make its own tensors outside of torch.inference_mode()."
         if is_of_dtype(line):
-            action = (
-                "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "
-                "loss(y_hat.float(), y.float(), mean.float(), log_var.float())."
-            )
+            action = "Its own tensors have another dtype: wrap it, lambda y_hat, y, mean, log_var: "
+            action += "loss(y_hat.float(), y.float(), mean.float(), log_var.float())."
         return InvalidArgumentError(
             "loss",
             f"{type(error).__name__} ({line})",

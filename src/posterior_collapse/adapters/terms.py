@@ -31,7 +31,7 @@ from posterior_collapse.adapters.reconstruction import (
     read_reconstruction,
 )
 from posterior_collapse.arrays import Float
-from posterior_collapse.errors import InvalidArgumentError, PosteriorCollapseError
+from posterior_collapse.errors import InvalidArgumentError
 
 MOST_UNITS = 256
 """Units that are looked at one by one, where they differ."""
@@ -51,7 +51,8 @@ class KLReading(NamedTuple):
         kind: `"gaussian"`: a multiple of the KL to `N(prior_mean, prior_std^2)`; `"free bits"`: the
             same, but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
             `"squared capacity"`: the square of a KL's distance from one, to `N(0, 1)`;
-            `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
+            `"batch"`: of rows that differ another than their KLs'; `"no log"`: a KL without its
+            logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents; the least where units differ.
         prior_std: Std of the prior; a mean over units where they differ.
         prior_mean: Mean of the prior, likewise.
@@ -252,8 +253,6 @@ def _of_units(found: KLReading, at: Losses, latents: int) -> KLReading:
     return found._replace(weight=min(weights), weights=weights)
 
 
-REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
-"""Over what each term may be summed or averaged."""
 _UNKNOWN = ("none", "other")
 
 
@@ -361,7 +360,31 @@ def _read_as(
                 str(not log_var),
                 f"Pass log_var={not log_var}.",
             )
-    return Terms(with_own(probe, read), kl, sizes, replace(probe, spread=kl.spread))
+    probe = replace(probe, spread=kl.spread)
+    if kl.kind == "gaussian" and not _adds_up(kl, probe):
+        kl = kl._replace(kind="batch")
+    return Terms(with_own(probe, read), kl, sizes, probe)
+
+
+def _adds_up(kl: KLReading, probe: Probe) -> bool:
+    """Say whether rows whose posteriors differ cost what each would cost alone.
+
+    Not under a penalty on a batch's covariance or mutual information: on rows of one posterior, of
+    which all else is read, these say nothing. A total correlation is no reason: of one unit it is
+    none, and it need not be any at an optimum, whose units are uncorrelated.
+    """
+    y_hat, y = probe.made_up()
+    unit = 0 if kl.weights is None else int(np.argmax(kl.weights))
+    sides = np.resize([2.0, -2.0], probe.sizes.batch)
+
+    def loss(means: Any) -> float:
+        moved = np.zeros((probe.sizes.batch, probe.sizes.latents))
+        moved[:, unit] = means
+        return probe.value(y if probe.hits else y_hat, y, moved)
+
+    each, rows = np.unique(sides, return_counts=True)
+    alone = float(np.average([loss(side) for side in each], weights=rows))
+    return abs(loss(sides) - alone) <= 0.05 * abs(alone - loss(0.0))
 
 
 def _kl_or(kl: KLReading, probe: Probe) -> KLReading:
@@ -384,67 +407,3 @@ def cut_off(found: Terms) -> tuple[str, ...]:
     least = 1e-6 * abs(kl.weight) * min(1.0, kl.prior_std**-2)
     limits = {"reconstruction": 0.0, "mean": least, "log_var": least}
     return tuple(role for role, slope in slopes.items() if slope <= limits[role])
-
-
-def reductions(found: Terms) -> tuple[dict[str, str | None], int]:
-    """Return how each term is reduced, from how its weight grows with each size.
-
-    And how many features a mean of the error is over: perhaps over some sides of a sample only.
-    """
-    reconstruction, kl, sizes, probe = found
-    if probe is None:
-        return dict.fromkeys(REDUCTIONS), 1
-
-    def read(term: Callable[[Probe], Any], at: Sizes) -> Any:
-        """Return a term at other sizes; None if the loss does not take them."""
-        try:
-            return term(replace(probe, sizes=at))
-        except PosteriorCollapseError:
-            return None
-
-    # With one sample and one feature more, a loss that folds its input into rows of known length
-    # fails; more samples could make up for the surplus.
-    one = sizes._replace(batch=1)
-    shape, classes = sizes.features, reconstruction.axis
-    # Of a categorical it is positions that are summed or averaged over, not classes.
-    sides = [i for i in range(len(shape)) if classes is None or i != classes % len(shape)]
-    over: list[str | None] = []
-    here = read(read_reconstruction, one) if reconstruction.apart and sides else None
-    for i in sides:
-        wider = one._replace(features=(*shape[:i], shape[i] + 1, *shape[i + 1 :]))
-        there = None if here is None else read(read_reconstruction, wider)
-        over.append(_reduction(here, there, 1 + 1 / shape[i]))
-    # Sides of which a loss takes no other size, as colours, are taken for what the last is.
-    features = over[-1] if over else None
-    means = [shape[i] for i, way in zip(sides, over, strict=True) if (way or features) == "mean"]
-    features = "mean" if features and means else features
-    longer, more = one._replace(latents=sizes.latents + 1), sizes._replace(batch=2 * sizes.batch)
-    ratio = 1 + 1 / sizes.latents
-    # Weights are those of sums over features and latents, and of means over the batch.
-    found_by = {
-        "features": features,
-        "latents": _reduction(read(read_kl, one), read(read_kl, longer), ratio),
-        "reconstruction_batch": _reduction(
-            reconstruction, read(read_reconstruction, more), 2.0, of_sum=1
-        ),
-        "kl_batch": _reduction(kl, read(read_kl, more), 2.0, of_sum=1),
-    }
-    return found_by, math.prod(means) if features else 1
-
-
-def _reduction(
-    here: ReconstructionReading | KLReading | None,
-    there: ReconstructionReading | KLReading | None,
-    ratio: float,
-    of_sum: int = 0,
-) -> str | None:
-    """Return the reduction whose weight grows like ratio^of_sum (sum) or by one power less.
-
-    None if it grows otherwise, or the loss takes no other size.
-    """
-    if here is None or there is None or there.kind != here.kind or here.weight * there.weight <= 0:
-        return None
-    power = math.log(there.weight / here.weight) / math.log(ratio)
-    if abs(power - round(power)) > 0.05:
-        return None
-    return {of_sum: "sum", of_sum - 1: "mean"}.get(round(power))
