@@ -175,7 +175,7 @@ def from_columns(
             row = int(finite.argmin())
             raise DataError(
                 f"column {key!r} of {name}", f"{values[row]} at row {row}", "finite numbers",
-                "Impute it, drop the row, or leave the column out by drop='NAME'.",
+                IMPUTE,
             )  # fmt: skip
         features.append(values)
         called.append(key)
@@ -200,6 +200,7 @@ def _kind(values: NDArray[Any]) -> str:
     return "text" if values.dtype.kind in "US" else str(values.dtype)
 
 
+IMPUTE = "Impute it, drop the row, or leave the column out by drop='NAME'."
 ENCODE = (
     "Encode the column, leave it out by drop='NAME', or take it for the label by "
     "label_column='NAME'."

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data import checking
-from posterior_collapse.data.arrays import ENCODE, is_suspect, judged, numbers_rows, refuse_long
+from posterior_collapse.data.arrays import (
+    ENCODE,
+    IMPUTE,
+    is_suspect,
+    judged,
+    numbers_rows,
+    refuse_long,
+)
 from posterior_collapse.data.checking import check_size, opened
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, Reading
@@ -203,12 +210,14 @@ class _Layout:
             for i in features:
                 if not _is_number(self.spelled(row[i]) if self.spelled else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
-                    separate = "Separate cells by commas, semicolons or tabs."
+                    action = IMPUTE if row[i].strip().lower() in MISSING else ENCODE
+                    if action is ENCODE and len(self.names) == 1:
+                        action = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
                         f"column {self.names[i]!r} of {self.path.name}",
                         f"{got} in row {line}",
                         "a number",
-                        separate if len(self.names) == 1 else ENCODE,
+                        action,
                     )
 
 
@@ -326,6 +335,8 @@ def _numbered(cell: str) -> str:
     return TRUTHS.get(cell.strip().lower(), cell)
 
 
+MISSING = ("", "na", "n/a", "#n/a", "<na>", "null", "none", "?", "-")
+"""What a cell without a value holds, in small letters."""
 TRUTHS = {"true": "1", "false": "0"}
 """As pandas writes indicators of categories; spreadsheets, R and polars differ in capitals."""
 
