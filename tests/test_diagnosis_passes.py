@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
+from posterior_collapse.adapters import from_callable
 from posterior_collapse.diagnosis import certificate, passes
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.passes import SampledPass
@@ -159,3 +160,40 @@ def test_many_features_of_little_variance_are_multiplied_in_single_precision() -
     moments = collect(model, x, model.spec).moments
     assert moments.rounding > 0
     np.testing.assert_allclose(moments.xx, np.cov(x.T, bias=True), atol=1e-5)
+
+
+def wide() -> np.ndarray:
+    """150 images of more features than are measured as they pass by: three strong modes, noise."""
+    rng = np.random.default_rng(0)
+    factors = rng.standard_normal((150, 3)) * [30, 20, 10]
+    x = factors @ np.linalg.qr(rng.standard_normal((4800, 3)))[0].T
+    return (x + 0.05 * rng.standard_normal(x.shape)).reshape(150, 3, 40, 40).astype(np.float32)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_wide_data_at_hand_have_their_forecast(likelihood) -> None:
+    x = wide() if likelihood == "gaussian" else (wide() > 0).astype(np.float32)
+    spec = pc.VAESpec(4, beta=40.0, likelihood=likelihood)
+    constant = torch.tensor(x.mean(0)).clamp(0.01, 0.99)
+    model = from_callable(
+        lambda x: (torch.zeros(len(x), 4), torch.zeros(len(x), 4)),
+        lambda z: constant.expand(len(z), *constant.shape),
+        latent_dim=4,
+        spec=spec,
+        shape=(3, 40, 40),
+    )
+    expected = pc.forecast(x, spec)
+    found = pc.diagnose(model, x)
+    assert found.forecast.n_active == expected.n_active > 0
+    assert found.forecast.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert found.collapsed_loss == pytest.approx(found.loss, rel=0.02)
+    assert found.conclusion == "signal-unclaimed"
+    passing = pc.diagnose(model, DataLoader(TensorDataset(torch.tensor(x)), batch_size=50))
+    assert passing.forecast is None
+    assert any("pc.forecast does so" in note for note in passing.notes)
+
+
+def test_data_without_variance_are_said_to_be() -> None:
+    model = build(pc.VAESpec(2), "mlp", x_dim=5, hidden=(4,))
+    found = pc.diagnose(model, np.ones((20, 5), dtype=np.float32))
+    assert "no forecast: the data have no variance" in found.notes

@@ -28,6 +28,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.dispersion import is_learned
+from posterior_collapse.theory.reading import Bias
 from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import (
     LEAST_ROWS,
@@ -69,7 +70,7 @@ _WORDS: dict[Conclusion, str] = {
 
 
 def linear_forecast(
-    data: Moments | Any, spec: Spec | None
+    data: Moments | Any, spec: Spec | None, bias: Bias | None = None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """Return the forecast of the linear model of this spec, or a note that says why not."""
     if data is None or spec is None:
@@ -77,7 +78,7 @@ def linear_forecast(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # it stays in the forecast's notes
-            return forecast(data, spec), ()
+            return forecast(data, spec, bias=bias), ()
     except (NotSolvedError, UnboundedObjectiveError, DataError) as error:
         return None, (f"no forecast of the linear model: {error}",)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from posterior_collapse import checks
 from posterior_collapse.data.about import about
+from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.advice import with_verdict
 from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.collecting import MOST_FEATURES, Collected, collect
@@ -151,7 +152,7 @@ def diagnose(
                 eta_dec=found.eta_dec if fixed else None,
                 progress=progress,
             )
-    forecast, reasons = _forecast(found, likelihood, getattr(trained, "floor", None))
+    forecast, reasons = _forecast(found, likelihood, getattr(trained, "floor", None), data)
     means: dict[str, Any] = {}
     for name, running in found.losses.items():
         means |= {name: float(running.mean), f"{name}_error": float(running.error)}
@@ -238,7 +239,7 @@ def _likelihood(model: LatentModel, own: Spec | None, spec: Spec | None) -> Like
 
 
 def _forecast(
-    found: Collected, likelihood: Likelihood | None, floor: object
+    found: Collected, likelihood: Likelihood | None, floor: object, data: Any
 ) -> tuple[Forecast | None, tuple[str, ...]]:
     """The linear model's, or a note that says why there is none."""
     if found.unjudged:
@@ -255,15 +256,25 @@ def _forecast(
         return None, ("no forecast: that is of a model whose decoder does not see the data",)
     if getattr(found.model, "padding", None) is not None:
         return None, ("no forecast: that is of data without padding; audit_loss has one with it",)
-    if found.moments is None and found.spec is not None:
-        return None, (
-            f"no forecast: x and y have more than {MOST_FEATURES:,} features, or no variance",
-        )
-    if found.spec is not None and found.spec.model == "cvae" and likelihood != "gaussian":
+    if found.spec is None:
+        return None, ()
+    conditional = found.spec.model == "cvae"
+    if conditional and likelihood != "gaussian":
         return None, (
             f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
             "all rows at once; pc.forecast has it",
         )
+    if sum(found.widths) > MOST_FEATURES:
+        # Too wide to be measured as they passed by: by themselves, where they are at hand.
+        held = None if isinstance(data, Iterator) else read(data, conditional)
+        if isinstance(held, Samples):
+            return linear_forecast(held, found.spec, None if found.model.centred else "none")
+        return None, (
+            f"no forecast: x and y have more than {MOST_FEATURES:,} features, for which a loader "
+            "would be read again; pc.forecast does so",
+        )
+    if found.moments is None:
+        return None, ("no forecast: the data have no variance",)
     return linear_forecast(found.evidence, found.spec)
 
 
