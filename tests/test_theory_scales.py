@@ -129,3 +129,38 @@ def test_no_note_where_nothing_of_weight_can_be_missing(x: np.ndarray) -> None:
     f = pc.forecast(x, pc.VAESpec(8))
     assert not any("rounding" in note for note in f.notes)
     assert f.advice().possible == np.linalg.matrix_rank(x - x.mean(0))
+
+
+FEW = RNG.standard_normal((60, 4)) @ RNG.standard_normal((4, 700)) + RNG.standard_normal((60, 700))
+COUNTED = RNG.poisson(np.exp(0.3 * FEW))
+
+
+@pytest.mark.parametrize(
+    ("data", "spec", "bias"),
+    [
+        (FEW, pc.VAESpec(6, beta=2.0), None),
+        (FEW + 3, pc.VAESpec(6, beta=2.0), "none"),
+        (FEW, pc.VAESpec(6, eta_dec="learned"), None),
+        (FEW, pc.HVAESpec((6, 3), (1.0, 1.0)), None),
+        ((FEW[:, :5], FEW), pc.CVAESpec(4), None),
+        ((FEW > 0).astype(float), pc.VAESpec(6, likelihood="bernoulli"), None),
+        (COUNTED, pc.VAESpec(6, likelihood="poisson"), None),
+        (
+            np.eye(3)[np.clip(COUNTED[:, :250], 0, 2)].reshape(60, -1),
+            pc.VAESpec(6, likelihood="categorical"),
+            None,
+        ),
+    ],
+    ids=["vae", "raw", "learned", "hvae", "cvae", "bernoulli", "poisson", "categorical"],
+)
+def test_few_rows_of_many_features_are_measured_in_their_row_space(data, spec, bias) -> None:
+    """To the same forecast as from the whole matrix, whose modes take seconds for thousands."""
+    parts = data if isinstance(data, tuple) else (data,)
+    found, whole = (pc.forecast(d, spec, bias=bias) for d in (data, pc.Moments.from_arrays(*parts)))
+    assert len(found.spectrum) <= 61 < len(whole.spectrum)
+    assert found.n_active == whole.n_active > 0
+    assert found.loss == pytest.approx(whole.loss, rel=1e-10)
+    np.testing.assert_allclose(found.spectrum[:59], whole.spectrum[:59], rtol=1e-8)
+    for mine, theirs in zip(found.levels, whole.levels, strict=True):
+        np.testing.assert_allclose(mine.kl, theirs.kl, rtol=1e-8, atol=1e-10)
+    assert found.notes == whole.notes

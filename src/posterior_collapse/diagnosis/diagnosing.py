@@ -39,6 +39,7 @@ from posterior_collapse.errors import DataError, InvalidArgumentError, count_of,
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
+from posterior_collapse.moments.wide import most_features
 from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.thresholds import AT_OPTIMUM, ROUNDING, unit_gain
@@ -264,11 +265,13 @@ def _forecast(
             f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
             "all rows at once; pc.forecast has it",
         )
-    if sum(found.widths) > MOST_FEATURES:
-        # Too wide to be measured as they passed by: by themselves, where they are at hand.
+    wide = sum(found.widths)
+    if wide > min(MOST_FEATURES, most_features(found.n)):
+        # Where they are at hand, in fewer dimensions than those measured as they passed by.
         held = None if isinstance(data, Iterator) else read(data, conditional)
         if isinstance(held, Samples):
             return linear_forecast(held, found.spec, None if found.model.centred else "none")
+    if wide > MOST_FEATURES:
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, for which a loader "
             "would be read again; pc.forecast does so",

@@ -127,38 +127,39 @@ class Moments:
         center: bool = True,
         scale: float = 1.0,
         precision: Precision = "float64",
+        compact: bool = False,
     ) -> Moments:
-        """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`."""
+        """Measure what `data.samples.read` made of data; see `from_arrays` and `from_batches`.
+
+        Compact moments are in the row space of the data wherever these have few rows, not only
+        beyond the features that fit: nobody then sees the matrices, or adds to them.
+        """
         center = checks.flag("center", center)
         real = isinstance(scale, (int, float, np.number)) and not np.iscomplexobj(scale)
         if not (real and np.isfinite(scale) and scale != 0):
-            raise InvalidArgumentError(
-                "scale", repr(scale), "a finite factor that is not 0", "Pass e.g. scale=1/255."
-            )
-        if precision not in get_args(Precision):
-            raise InvalidArgumentError(
-                "precision", repr(precision), "'float64' or 'float32'", "Leave it out."
-            )
+            wanted = "a finite factor that is not 0"
+            raise InvalidArgumentError("scale", repr(scale), wanted, "Pass e.g. scale=1/255.")
+        checks.one_of("precision", precision, get_args(Precision), "Leave it out.")
         if not isinstance(data, (Samples, Stream)):
-            raise DataError(
-                "data", f"a {type(data).__name__}", "what data.samples.read returns",
-                "Call Moments.from_arrays or Moments.from_batches.",
-            )  # fmt: skip
+            got, wanted = f"a {type(data).__name__}", "what data.samples.read returns"
+            raise DataError("data", got, wanted, "Call Moments.from_arrays or .from_batches.")
         if isinstance(data, Stream):
             found = cls._of_stream(data, center, precision)
         else:
-            found = cls._of_rows(*_named(data.x, data.y), center, precision)
+            found = cls._of_rows(_named(data.x, data.y), center, precision, compact)
         return found._rescaled(float(scale))
 
     @classmethod
     def _of_rows(
-        cls, names: tuple[str, ...], arrays: list[Array], center: bool, precision: Precision
+        cls, rows: dict[str, Array], center: bool, precision: Precision, compact: bool = False
     ) -> Moments:
+        names, arrays = tuple(rows), list(rows.values())
         widths = [array.shape[1] for array in arrays]
         paired, lazy = len(arrays) == 2, any(map(is_lazy, arrays))
         if paired:
             precision = "float64"
-        if max(widths) <= wide.MAX_FEATURES:
+        most = wide.most_features(len(arrays[0])) if compact and not lazy else wide.MAX_FEATURES
+        if max(widths) <= most:
             if lazy:
                 joint = of_blocks(names, arrays, precision)
             else:
@@ -177,7 +178,7 @@ class Moments:
             paired=paired,
             center=center,
             features=(widths[0], widths[-1]),
-            **wide.reduce(names, arrays, precision)._asdict(),
+            **wide.reduce(names, arrays, precision, most)._asdict(),
         )
 
     @classmethod
@@ -201,7 +202,8 @@ class Moments:
         names: tuple[str, ...] = ()
         row, widths = 0, [0]
         for pair in data.batches():
-            names, arrays = _named(*pair)
+            rows = _named(*pair)
+            names, arrays = tuple(rows), list(rows.values())
             widths = [array.shape[1] for array in arrays]
             if max(widths) > wide.MAX_FEATURES:
                 wide.refuse_many(row + len(arrays[0]))
@@ -213,7 +215,7 @@ class Moments:
             row += len(arrays[0])
         if wide_parts:
             whole = [np.concatenate(side) for side in zip(*wide_parts, strict=True)]
-            return cls._of_rows(names, whole, center, precision)
+            return cls._of_rows(dict(zip(names, whole, strict=True)), center, precision)
         if joint is None:
             raise DataError("batches", "no batch", "at least one batch", "Check the loader.")
         return cls.of_joint(joint, widths, center)
@@ -287,11 +289,9 @@ class Moments:
     def __repr__(self) -> str:
         d_x, d_y = self.features
         target = f"y: {count_of(d_y, 'feature')}" if self.paired else "y = x"
-        kind = "centred" if self.center else "raw"
-        return (
-            f"Moments(n={self.n}, x: {count_of(d_x, 'feature')}, {target}, {kind}, "
-            f"total variance {self.total_variance:.4g})"
-        )
+        of = f"{target}, {'centred' if self.center else 'raw'}"
+        total = f"total variance {self.total_variance:.4g}"
+        return f"Moments(n={self.n}, x: {count_of(d_x, 'feature')}, {of}, {total})"
 
     @property
     def xx(self) -> Float:
@@ -421,10 +421,10 @@ class Moments:
         return dataclasses.replace(self, mean=mean, cov=cov, unresolved=tail)
 
 
-def _named(x: Any, y: Any) -> tuple[tuple[str, ...], list[Array]]:
-    """Return the names and the rows of x, or of x and y."""
+def _named(x: Any, y: Any) -> dict[str, Array]:
+    """Return the rows of x, or of x and y."""
     parts = {"x": x} if y is None else {"x": x, "y": y}
-    return tuple(parts), [as_samples(n, p, empty_ok=y is not None)[0] for n, p in parts.items()]
+    return {n: as_samples(n, p, empty_ok=y is not None)[0] for n, p in parts.items()}
 
 
 def _as_second_moment(name: str, value: Any) -> Float:

@@ -32,6 +32,8 @@ MAX_FEATURES = 8192
 """Most features for which a d x d matrix is made."""
 MAX_SAMPLES = 8192
 """Most samples for which an n x n matrix is made."""
+FEW_FEATURES = 512
+"""Up to which a d x d matrix costs next to nothing, however few the samples are."""
 RANK = 256
 """Modes resolved when both are exceeded."""
 OVERSAMPLING = 32
@@ -125,10 +127,18 @@ class Reduced(NamedTuple):
     rounding: float = 0.0
 
 
-def reduce(
-    names: tuple[str, ...], arrays: list[Array], precision: Precision = "float64"
-) -> Reduced:
-    """Return the moments of wide `arrays` ((x,) or (x, y)) in coordinates."""
+def most_features(samples: int) -> int:
+    """Return the features up to which their matrix is handier than the row space of few samples.
+
+    Example:
+        >>> most_features(150), most_features(2000), most_features(100_000)
+        (512, 4000, 8192)
+    """
+    return min(MAX_FEATURES, max(FEW_FEATURES, 2 * samples))
+
+
+def reduce(names: tuple[str, ...], arrays: list[Array], precision: Precision, most: int) -> Reduced:
+    """Return the moments of `arrays` ((x,) or (x, y)), one of more than `most` features."""
     if len(arrays[0]) > MAX_SAMPLES:
         if len(arrays) == 2:
             raise DataError(
@@ -143,7 +153,7 @@ def reduce(
     means: list[Float] = []
     bases: list[Basis | None] = []
     for name, array in zip(names, arrays, strict=True):
-        if array.shape[1] > MAX_FEATURES:
+        if array.shape[1] > most:
             central, mean, basis = _row_space(name, array, np.float32 if single else np.float64)
             bases.append(basis)
         else:

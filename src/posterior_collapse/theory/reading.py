@@ -47,7 +47,7 @@ class MeasuredOnce:
     def moments(self, precision: Precision) -> Moments:
         """Return the moments by products in this precision; see `Moments.of`."""
         if precision not in self._known:
-            self._known[precision] = Moments.of(self._data, precision=precision)
+            self._known[precision] = Moments.of(self._data, precision=precision, compact=True)
         return self._known[precision]
 
 
@@ -120,7 +120,7 @@ def as_modes(
         found, counts = _checked(found, spec)
     once = isinstance(found, Stream) and isinstance(found.data, Iterator)
     moments = _measured(
-        found, spec, "float64" if once or spec.likelihood != "gaussian" else precision
+        found, spec, "float64" if once or spec.likelihood != "gaussian" else precision, compact=True
     )
     moments = _with_bias(moments, spec, bias)
     if spec.likelihood == "gaussian":
@@ -187,14 +187,16 @@ def _in_order(data: Any, spec: Any) -> tuple[Any, Spec]:
     return data, spec
 
 
-def _measured(data: Any, spec: Spec, precision: Precision = "float64") -> Moments:
+def _measured(
+    data: Any, spec: Spec, precision: Precision = "float64", compact: bool = False
+) -> Moments:
     conditional = spec.model == "cvae"
     if isinstance(data, Moments):
         moments = data
     elif isinstance(data, MeasuredOnce):
         moments = data.moments(precision)
     else:
-        moments = Moments.of(read(data, conditional), precision=precision)
+        moments = Moments.of(read(data, conditional), precision=precision, compact=compact)
     if conditional and not moments.paired:
         raise DataError(
             "data",
