@@ -190,7 +190,9 @@ def _trust(forecast: Forecast) -> list[str]:
             f"Measured as moments of {count_of(features, 'feature')}; the rows are not known."
         )
     fewest, most = forecast.bracket or (0, 0)
-    keeps = f"about as many units ({most})" if fewest == most else f"{fewest} to {most} units"
+    keeps = (
+        f"about as many units ({most})" if fewest == most else f"between {fewest} and {most} units"
+    )
     said.append(
         f"A network trained to convergence keeps {keeps} at the settings that this page opened "
         "with."
