@@ -157,6 +157,10 @@ def test_latents_far_wider_than_the_prior_are_said_with_their_scale() -> None:
     rms = math.sqrt((mean.std(0) ** 2).mean())
     assert f"Multiply the latents by {1 / rms:.3g}" in finding.action
     assert "raise beta from 1e-06" in finding.action
+    elsewhere = pc.diagnose_arrays(3 + (mean - mean.mean(0)) / mean.std(0), 0.01)
+    moved = next(f for f in elsewhere.advice if f.code == "far-from-prior")
+    assert "as wide, but elsewhere, " in moved.text
+    assert moved.action.startswith("Sample from a prior fitted to the latents, as")
     level = found.levels[0]
     assert (level.information <= math.log(2000)).all()
     assert level.prior_gap == pytest.approx(level.kl - level.input_information)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
@@ -257,3 +258,36 @@ def test_a_model_that_overfits_is_not_told_to_train_longer(eta_dec) -> None:
     # What has not been trained out costs much on either, and is to be trained longer.
     short = pc.fit(seen, pc.VAESpec(3, eta_dec=eta_dec), "mlp", steps=3)
     assert pc.diagnose(short, others).advice[0].code == "not-at-optimum"
+
+
+def test_advice_on_the_first_level_keeps_more_of_its_own_units() -> None:
+    """That on z2, the top level, asks for the opposite: a higher beta_1."""
+    x = np.random.default_rng(3).standard_normal((400, 6)) * [3, 2, 1.4, 1, 0.5, 0.2]
+    spec = pc.HVAESpec((6, 6), (1.0, 2.0), 1.5, sigma_1=1.0)
+    found = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
+    first, second = (one.action for one in found.advice if one.code == "collapse-optimal")
+    told = re.fullmatch(
+        r"Keep 4 units; to use more of z1: lower beta_1 from 1 to below (\S+)\.", first
+    )
+    assert told, first
+    for share, active in ((0.99, 5), (1.01, 4)):
+        beta = share * float(told[1])
+        there = pc.forecast(x, spec.replace(betas=(beta, 2.0)))
+        assert there.levels[0].n_active == active
+    assert "to use more of z2: raise beta_1 from 1 to" in second
+
+
+@pytest.mark.parametrize("sigma", ["shared", 0.5])
+def test_idle_units_of_one_std_want_no_longer_training(sigma) -> None:
+    """At the optimum: they have the std that serves the others, and no training takes it away."""
+    x = np.random.default_rng(3).standard_normal((400, 6)) * [3, 2, 1.4, 1, 0.5, 0.2]
+    spec = pc.VAESpec(6, beta=1.5, sigma=sigma)
+    found = pc.diagnose(pc.fit(spec, x, "linear", exact=True), x)
+    (idle,) = [one for one in found.advice if one.code == "idle-kl"]
+    assert "set sigma='learned', where idle units have no KL" in idle.action
+    assert "train longer" not in idle.action
+    followed = pc.forecast(x, spec.replace(sigma="learned"))
+    assert followed.loss < found.loss
+    assert followed.levels[0].kl.min() == 0
+    # The variance that a unit needs is another: fewer are left here.
+    assert followed.n_active < found.n_active

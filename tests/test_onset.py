@@ -239,6 +239,18 @@ def test_a_condition_leaves_what_it_does_not_explain() -> None:
     assert given.beta == pytest.approx(closed.onset, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [lambda o, y: (o - y).square(), lambda o, y: (o - y).cosh().log()])
+def test_a_condition_that_explains_all_leaves_nothing(loss: Loss) -> None:
+    """What is left is rounding, which jumps; the forecast says the same of it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 4)) * [3, 2, 1, 0.1]
+    for y in (x, x[:, :2] @ rng.standard_normal((2, 5))):
+        found = pc.onset(lambda o, y: loss(o, y).sum(1), y, x)
+        assert found.beta == pc.forecast((x, y), pc.CVAESpec(2)).onset == 0
+        assert found.loss == pytest.approx(0, abs=1e-20)
+        assert "left out, which no row pulls another way" in found.notes[0]
+
+
 def test_columns_of_a_condition_that_follow_from_others_count_once() -> None:
     """In single precision they follow but for their rounding, which explains nothing."""
     x, y = SOFT[:, 20:28].astype(np.float32), SOFT[:, 36:44]

@@ -83,6 +83,29 @@ def test_the_script_starts_where_the_page_was_made(browser, pages, name):
     assert browser.complaints == []
 
 
+def test_figures_show_what_the_numbers_are(browser, tmp_path):
+    """Modes far weaker than the strongest; no onset where nothing lives; labels on a telephone."""
+    stds = [4e4, 2.0, 0.5]
+    weak = pc.forecast(pc.Moments.from_matrices(np.diag(np.square(stds))), pc.VAESpec(3))
+    browser.open(weak.to_html(tmp_path / "weak.html").as_uri(), width=360)
+    for name in ("active", "collapsed"):
+        drawn = browser.value(f"document.querySelectorAll('#spectrum circle.pc-{name}').length")
+        assert drawn == weak.levels[0].status.count(name)
+    outside = """[...document.querySelectorAll('#stairs text')].filter(t => {
+      const [own, whole] = [t, t.ownerSVGElement].map(e => e.getBoundingClientRect());
+      return own.left < whole.left || own.right > whole.right;
+    }).map(t => t.textContent)"""
+    assert browser.value(outside) == []
+    assert "onset" in browser.value("document.querySelector('#stairs').textContent")
+    x = DIGITS[:200, 18:20]
+    none = pc.forecast((x, 2 * x), pc.CVAESpec(3, beta=0.1))
+    browser.open(none.to_html(tmp_path / "none.html").as_uri())
+    assert "onset" not in browser.value("document.querySelector('#stairs').textContent")
+    assert "none from" not in browser.value(
+        "document.querySelector('#stairs svg').getAttribute('aria-label')"
+    )
+
+
 def test_moving_a_slider_is_a_new_forecast(browser, pages):
     address, f = pages["vae"]
     browser.open(address)

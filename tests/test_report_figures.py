@@ -31,6 +31,18 @@ def test_every_forecast_can_be_drawn(name, tmp_path):
     assert here.get_ydata()[0] == active
 
 
+@pytest.mark.parametrize("units", [1, 500])
+def test_one_unit_and_many_more_than_modes_are_drawn_to_scale(units):
+    data = DIGITS[:, 20:21] if units == 1 else DIGITS
+    found = pc.forecast(data, pc.VAESpec(units, beta=0.02))
+    left, right = found.plot().axes
+    modes = np.count_nonzero(found.spectrum)
+    assert left.get_xlim()[1] == pytest.approx(modes + 0.6)
+    for ticks in (left.get_xticks(), right.get_yticks()):
+        assert len(ticks)
+        assert (ticks == ticks.round()).all()
+
+
 def test_the_map_is_a_forecast_per_cell():
     axes = pc.forecast(DIGITS, TWO).plot(panel="map").axes[0]
     (mesh,) = axes.collections

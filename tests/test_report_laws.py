@@ -193,6 +193,14 @@ def test_the_script_forecasts_as_the_theory_does(both):
         assert set(js["notes"]) == set(f._solution.notes), where
 
 
+def test_units_that_live_are_possible():
+    """More units than modes, where as many have no minimum: theory/forecasting.py n_possible."""
+    spec = pc.VAESpec(12, 1.0, "learned", sigma="shared")
+    data = np.eye(4)[np.arange(60) % 4]
+    f, ((js,), _) = pc.forecast(data, spec), run_laws([problem(*as_modes(data, spec))])
+    assert js["possible"] == f.n_possible == f.n_active == 3
+
+
 def test_the_script_refuses_what_the_theory_refuses(both):
     kinds = {NotSolvedError: "unsolved", UnboundedObjectiveError: "unbounded"}
     refused = [(error, js) for error, js, _ in both if isinstance(error, Exception)]

@@ -12,7 +12,7 @@ from commands import collapse
 from parsed import HOSTILE, Parsed, check_policy
 from posterior_collapse.errors import InvalidArgumentError, OutputError
 from posterior_collapse.report import write_page
-from posterior_collapse.report.pages.forecast import forecast_page
+from posterior_collapse.report.pages.forecast import forecast_page, spectrum_chart
 from posterior_collapse.report.pages.pictures import thumbnails
 
 
@@ -68,6 +68,23 @@ def test_everything_can_be_read_without_seeing_it(page):
     assert all(header["scope"] == "col" for header in parsed.of("th"))
     assert any("aria-live" in output for output in parsed.of("output"))
     assert parsed.of("noscript")
+
+
+def test_every_unit_that_lives_is_in_the_figure():
+    """Also of modes far weaker than the strongest, as of features of unlike scale."""
+    f = pc.forecast(pc.Moments.from_matrices(np.diag([1e9, 4.0, 0.5])), pc.VAESpec(3))
+    svg = spectrum_chart(f, "")
+    assert [svg.count(f'class="pc-{name}"') for name in ("active", "collapsed")] == [2, 1]
+
+
+def test_how_many_units_a_network_keeps_is_one_number_where_both_are():
+    x = np.random.default_rng(0).standard_normal((400, 3)) * [9, 8, 7]
+    found = pc.forecast(x, pc.VAESpec(3), network=True)
+    assert found.bracket == (3, 3)
+    assert "trained to convergence keeps about as many units (3) at" in forecast_page(found)
+    assert found.plot().axes[0].get_title().endswith("(a network keeps as many)")
+    above = forecast_page(pc.forecast(x, pc.VAESpec(3, beta=99.0), network=True))
+    assert "Counts are those of the best linear model." in above
 
 
 def test_a_page_is_small():

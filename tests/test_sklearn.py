@@ -162,6 +162,12 @@ def test_as_many_units_as_there_is_a_minimum_for(beta: float, units: int) -> Non
     assert LinearVAE(beta=beta, eta_dec=0.3).fit(DIGITS).n_components_ == 61
 
 
+def test_a_fixed_sigma_always_has_a_minimum() -> None:
+    model = LinearVAE(beta=0.5, sigma=0.5).fit(X)
+    assert model.n_components_ == 5
+    assert np.isfinite(model.score(X))
+
+
 def test_nothing_is_known_before_it_is_fitted() -> None:
     model = LinearVAE(2)
     assert not any(hasattr(model, name) for name in ATTRIBUTES)

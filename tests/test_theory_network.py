@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 import posterior_collapse as pc
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.report import verdict
-from posterior_collapse.theory.network import _modes_above, ceiling, fewest_units
+from posterior_collapse.theory.network import _modes_above, _rows_of_modes, ceiling, fewest_units
 
 DIGITS = pc.load("digits").x
 
@@ -55,6 +55,39 @@ def test_parts_hang_on_no_rounding_and_no_luck() -> None:
         members = (DIGITS[labels == part].astype(float) for part in range(parts))
         others.append(sum(len(m) * _modes_above(m, 0.09) for m in members) / len(DIGITS))
     assert found == pytest.approx(np.mean(others), abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("spec", "whose"),
+    [
+        (pc.VAESpec(4, beta=2.0), " whose encoder reads x linearly"),
+        (pc.CVAESpec(4, beta=2.0), " that adds what z says to what x says"),
+    ],
+)
+def test_above_the_onset_no_more_is_said_than_it_holds_for(spec, whose) -> None:
+    """Networks that use z differently for each x, or read |x|, may live above the onset."""
+    x, r = np.random.default_rng(0).standard_normal((2, 400, 1))
+    dead = pc.forecast((x, np.abs(x) * r), spec, network=True)
+    assert dead.bracket == (0, 0)
+    assert verdict(dead).endswith(
+        f"A linear model keeps 0 of 4; total collapse is stable in any network{whose}."
+    )
+    alone = pc.forecast(r, pc.VAESpec(4, beta=9.0), network=True)
+    assert verdict(alone).endswith("total collapse is stable in any network.")
+    assert "keeps" not in alone.plot().axes[0].get_title()
+
+
+def test_parts_are_of_what_an_encoder_of_another_x_can_tell() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 3))
+    y = x @ rng.standard_normal((3, 5)) + 5 * rng.standard_normal((400, 5))
+    counts = rng.poisson(np.exp(np.clip(y / 8, -3, 3)))
+    for target, likelihood in ((y, "gaussian"), (counts, "poisson")):
+        spec = pc.VAESpec(3, beta=0.5, likelihood=likelihood)
+        modes = pc.forecast((x, target), spec)._modes
+        rows = _rows_of_modes(x, target, modes, spec)
+        variances = np.linalg.eigvalsh(np.cov(rows.T, bias=True))[::-1]
+        np.testing.assert_allclose(variances[:3], modes.theta**2, rtol=1e-9)
 
 
 def test_few_rows_are_corrected_for() -> None:

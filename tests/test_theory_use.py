@@ -172,6 +172,13 @@ def test_possible_units_are_those_that_live_at_the_best_width(spec) -> None:
         assert (more in found.advice().text) == (best > found.n_active)
 
 
+def test_units_that_live_are_possible() -> None:
+    """As many units as modes have no minimum here; more have, as each shares its std with all."""
+    x = np.eye(4)[np.arange(60) % 4]
+    found = pc.forecast(x, pc.VAESpec(12, 1.0, "learned", sigma="shared"))
+    assert found.n_active == found.n_possible == 3
+
+
 def test_advice_widens_a_chain_of_one_level() -> None:
     found = pc.forecast(LEVELS, pc.ChainSpec((2,), (1.0,), (0.5,))).advice(active=4)
     assert [change.text for change in found.changes] == [

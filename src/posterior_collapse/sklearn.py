@@ -304,7 +304,8 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 
     def _most_units(self) -> int:
         rank = int(np.count_nonzero(Modes(self.moments_).theta))
-        unbounded = self.eta_dec == "learned" and self.beta * rank < self.moments_.features[1]
+        falls = self.eta_dec == "learned" and isinstance(self.sigma, str)
+        unbounded = falls and self.beta * rank < self.moments_.features[1]
         return max(rank - unbounded, 1)
 
     def _take(self, moments: Moments) -> None:

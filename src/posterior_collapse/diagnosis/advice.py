@@ -30,7 +30,7 @@ from posterior_collapse.diagnosis.conclusions import (
 from posterior_collapse.diagnosis.mistakes import mistaken
 from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
 from posterior_collapse.errors import count_of, of_level
-from posterior_collapse.theory import ACTIVE_INFORMATION, unclaimed_signal
+from posterior_collapse.theory import ACTIVE_INFORMATION, Forecast, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
 FAR = 0.5
@@ -41,6 +41,8 @@ MARGINAL = (
     "sees less of the past (word dropout)."
 )
 TRAIN_LONGER = "Train longer, or with another learning rate, before you change anything else."
+AS_WIDE = 0.1
+"""Of the prior's std, by which an aggregate posterior's may differ and need no factor."""
 UNUSED = 0.01
 """Share of the strongest unit's effect below which the decoder ignores a unit, eta_dec unknown."""
 
@@ -252,24 +254,34 @@ def _how_to_use_more(found: Diagnosis, number: int) -> str:
         return f"; it is used where the std of z{number - 1} is fixed and large enough."
     if forecast is not None and not forecast.spectrum.any():
         return ": no setting can keep a unit, as x explains all of y."
-    t = found.signal[number - 1]
+    t, more = found.signal[number - 1], f"; to use more{_name(found, number)}"
+    field = "beta" if len(found.levels) == 1 else f"beta_{number}"
     if forecast is not None and not found.is_network:
-        wanted = 1 + max(found.n_active, forecast.n_active)
-        wanted = min(wanted, len(found.levels[-1].status))
-        changes = [change.text for change in forecast.advice(active=wanted).changes]
+        changes = _of_linear_models(found, forecast, number)
         if changes:
-            lowered = ", or ".join(f"{text[0].lower()}{text[1:-1]}" for text in changes)
-            return f"; to use more: {lowered}."
+            return f"{more}: {', or '.join(changes)}."
     if spec is not None and 0 < t < 1:
         # What was measured in this network says more than what a linear one would do.
         beta = spec.beta_levels[number - 1]
-        field = "beta" if len(found.levels) == 1 else f"beta_{number}"
         return (
-            f"; to use more, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
+            f"{more}, lower {field} from {beta:.3g} to below {beta * t:.3g}, where one more "
             f"unit begins to pay in this model (your KL weight times {t:.2g})."
         )
     learned = spec is not None and "learned" in spec.eta_levels
-    return f"; to use more, lower beta{'' if learned else ' or eta_dec'}."
+    return f"{more}, lower {field}{'' if learned else ' or eta_dec'}."
+
+
+def _of_linear_models(found: Diagnosis, forecast: Forecast, number: int) -> list[str]:
+    """Return the changes, each enough, that keep one more unit of a level in a linear model."""
+    level, kept = found.levels[number - 1], forecast.levels[number - 1]
+    wanted = min(1 + max(level.n_active, kept.n_active), len(level.status))
+    if number == len(found.levels):
+        changes = forecast.advice(active=wanted).changes
+        return [f"{one.text[0].lower()}{one.text[1:-1]}" for one in changes]
+    # A forecast's own advice is on its top level, which asks for the opposite: a dearer z1.
+    beta, critical = forecast.spec.beta_levels[number - 1], np.nan_to_num(kept.critical_beta)
+    least = float(np.sort(critical)[len(critical) - wanted])
+    return [f"lower beta_{number} from {beta:.4g} to below {least:.3g}"] * (0 < least < beta)
 
 
 def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
@@ -363,15 +375,17 @@ def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Find
     idle = level.that_are("collapsed") & (level.prior_gap > ACTIVE_INFORMATION)
     if not idle.any():
         return
-    fixed = found.spec is not None and not isinstance(found.spec.sigma_levels[number - 1], str)
+    sigma = None if found.spec is None else found.spec.sigma_levels[number - 1]
+    field = "sigma" if len(found.levels) == 1 else f"sigma_{number}"
     yield Finding(
         "idle-kl",
         f"{_units(int(idle.sum()))}{_name(found, number)} collapsed to a posterior that is not the "
         f"prior: {level.kl[idle].sum():.3g} nats of KL carry nothing.",
-        "Set sigma='learned' to save it, or leave it: it changes no output."
-        if fixed
-        else "Free bits or a KL target leave such units behind: count active units, not KL; "
-        "without either, train longer.",
+        "Free bits or a KL target leave such units behind: count active units, not KL; "
+        "without either, train longer."
+        if sigma in (None, "learned", "input")
+        else f"It changes no output. Leave it, or set {field}='learned', where idle units have no "
+        "KL; the variance that a unit needs is another there.",
     )
 
 
@@ -382,6 +396,12 @@ def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Findi
         return
     ratio = (level.aggregate_std / level.prior_std)[far]
     scale = float(np.sqrt(np.square(ratio).mean()))
+    width, action = f"{ratio.min():.3g} to {ratio.max():.3g} times as wide", "Sample"
+    whose = "the latents"
+    if np.abs(ratio - 1).max() < AS_WIDE:
+        width = "as wide, but elsewhere"
+    else:
+        action, whose = f"Multiply the latents by {1 / scale:.3g} and sample", "them"
     raised = "; or raise beta"
     if found.spec is not None:
         raised += f" from {found.spec.beta_levels[-1]:.3g}"
@@ -390,11 +410,9 @@ def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Findi
     yield Finding(
         "far-from-prior",
         f"The aggregate posterior of {_units(int(far.sum()))}{_name(found, number)} is far from "
-        f"the prior: {ratio.min():.3g} to {ratio.max():.3g} times as wide, "
-        f"{level.prior_gap[far].mean():.3g} nats apart per unit. Samples of the prior miss what "
-        "the decoder knows.",
-        f"Multiply the latents by {1 / scale:.3g} and sample from a prior fitted to them, as "
-        f"latent diffusion does{raised}.",
+        f"the prior: {width}, {level.prior_gap[far].mean():.3g} nats apart per unit. Samples of "
+        "the prior miss what the decoder knows.",
+        f"{action} from a prior fitted to {whose}, as latent diffusion does{raised}.",
     )
 
 

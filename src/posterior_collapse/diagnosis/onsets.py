@@ -151,7 +151,10 @@ def onset(
             refuse_jumps(rows, start, kept, scale)
         weights, settled, minima = least_weights(rows, start, kept, scale, generator)
         signal = rows.scores(weights).var(dim=0, unbiased=False)
-        kept &= signal > 1e-20 * signal.max()
+        most = signal.max()
+        if condition is not None:  # which may explain all but rounding
+            most = torch.maximum(most, rows.scores(start).var(dim=0, unbiased=False).max())
+        kept &= signal > 1e-20 * most
         refuse_jumps(rows, weights, kept, curvature_scale(rows, weights, generator))
         if not settled:
             raise UnboundedObjectiveError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from posterior_collapse.errors import of_level
 
 if TYPE_CHECKING:
-    from posterior_collapse.theory import PhaseDiagram
+    from posterior_collapse.theory import Forecast, PhaseDiagram
 
 GREEK = re.compile(r"([βηεσ])_([a-z]+)")
 """A letter with the words below it."""
@@ -158,3 +158,16 @@ def fixed(found: PhaseDiagram) -> str:
     said = settings(found.spec, {beta_name(found), "eta_dec"})
     one = len(found.eta_decs) == 1 and found.spec.likelihood == "gaussian"
     return f"{said}, η_dec = {value(float(found.eta_decs[0]))}" if one else said
+
+
+def whose_onset(forecast: Forecast) -> str:
+    """Return of which networks an onset is, as a clause; nothing where of all.
+
+    Example:
+        >>> import posterior_collapse as pc
+        >>> whose_onset(pc.forecast(([[0.0], [1.0]], [[1.0], [2.0]]), pc.VAESpec(1)))
+        ' whose encoder reads x linearly'
+    """
+    if forecast.spec.model == "cvae":
+        return " that adds what z says to what x says"
+    return " whose encoder reads x linearly" * forecast._modes.moments.paired

@@ -10,7 +10,7 @@ import numpy as np
 
 from posterior_collapse.diagnosis.conclusions import kept_units
 from posterior_collapse.errors import at_level, count_of, of_level
-from posterior_collapse.report.names import theory
+from posterior_collapse.report.names import theory, whose_onset
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,15 +69,18 @@ def verdict(forecast: Forecast) -> str:
     if forecast.bracket is not None:
         linear = forecast.spec.likelihood == "gaussian"
         who = "A linear model" if linear else f"The {theory(forecast.spec)}"
-        sentences.append(_bracket(who, *forecast.bracket, forecast.spec.dims[0]))
+        sentences.append(_bracket(who, forecast, *forecast.bracket))
     return "\n".join(sentences)
 
 
-def _bracket(who: str, fewest: int, most: int, units: int) -> str:
-    keeps = f"{who} keeps {most} of {units}; a network trained to convergence "
-    if fewest == most:
-        return keeps + ("none, whatever it is." if most == 0 else f"about as many ({most}).")
-    return keeps + f"between {fewest} and {most}."
+def _bracket(who: str, forecast: Forecast, fewest: int, most: int) -> str:
+    keeps = f"{who} keeps {most} of {forecast.spec.dims[0]}; "
+    if most == 0:
+        return f"{keeps}total collapse is stable in any network{whose_onset(forecast)}."
+    keeps += "a network trained to convergence "
+    return keeps + (
+        f"about as many ({most})." if fewest == most else f"between {fewest} and {most}."
+    )
 
 
 def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:

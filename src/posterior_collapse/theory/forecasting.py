@@ -141,7 +141,7 @@ class Forecast(Viewed):
         Where each unit has a sigma or a weight of its own, modes above the lowest threshold count.
         """
         if self._times is None and (found := most_living(self._modes, self.spec)) is not None:
-            return found
+            return max(found, self.levels[0].n_active)
         least = _lowest(self.levels[:1]) * (1 + THRESHOLD_ROUNDING)
         return int(np.count_nonzero(self.spectrum > least))
 

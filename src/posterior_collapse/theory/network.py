@@ -73,7 +73,7 @@ def bracket(
         most: Units that a linear model keeps.
     """
     if not most:
-        return (0, 0), []  # the onset holds for every network
+        return (0, 0), []  # above the onset
     count, parts = fewest_units(_rows_of_modes(x, y, modes, spec), threshold)
     notes = []
     if parts < PARTS:
@@ -86,12 +86,18 @@ def bracket(
 
 def _rows_of_modes(x: Float, y: Float, modes: Modes, spec: Spec) -> Float:
     """Rows whose covariance has the modes' variances."""
-    if modes.noise is not None and modes.noise.divisor is not None:
-        return np.asarray(y / modes.noise.divisor)
-    if modes.noise is not None:  # a condition's part is not linear in it
+    noise = modes.noise
+    divisor = None if noise is None else noise.divisor
+    if noise is not None and divisor is None:  # a condition's part is not linear in it
         return regress(spec.likelihood, x, y, spec.dispersion).scores
-    regression = modes.vectors.regression if modes.conditional else None
-    return y if regression is None else np.asarray(y - x @ regression.T)
+    if modes.conditional:
+        return np.asarray(y - x @ np.asarray(modes.vectors.regression).T)
+    rows = y if divisor is None else np.asarray(y / divisor)
+    if not modes.moments.paired:
+        return rows
+    # Modes are of what x tells of y, linearly.
+    x = x - x.mean(axis=0)
+    return np.asarray(x @ np.linalg.lstsq(x, rows - rows.mean(axis=0))[0])
 
 
 def fewest_units(rows: Float, threshold: float) -> tuple[float, int]:

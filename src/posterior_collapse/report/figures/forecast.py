@@ -94,7 +94,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
     plain_log(axes, "y")
     axes.set_ylim(bottom=max(floor, lowest / 2))
     whole_numbers(axes.xaxis)
-    axes.set_xlim(left=0.4)
+    axes.set_xlim(0.4, shown + 0.6)
     axes.set(xlabel="data mode, strongest first", ylabel="variance of data mode")
     depth = len(forecast.levels)
     title = f"{at_level(depth, depth)}{top.n_active} of {count_of(len(top.status), 'unit')} active"
@@ -102,7 +102,7 @@ def _spectrum(axes: Axes, forecast: Forecast) -> None:
         fewest, most = forecast.bracket
         if most:
             axes.axvspan(fewest + 0.5, most + 0.5, color=GREEN, alpha=0.15, lw=0)
-        title += f" (a network keeps {fewest} to {most})"
+            title += f" (a network keeps {f'{fewest} to {most}' if fewest < most else 'as many'})"
     axes.set_title(title)
     axes.legend(frameon=False)
 

@@ -70,7 +70,7 @@ def whole_numbers(axis: Axis) -> None:
     """Let an axis of counts have whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def plain_log(axes: Axes, name: Literal["x", "y"] = "x") -> None:

@@ -18,7 +18,7 @@ from posterior_collapse.checks import Likelihood
 from posterior_collapse.errors import PosteriorCollapseError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import plain
-from posterior_collapse.report.names import theory
+from posterior_collapse.report.names import theory, whose_onset
 from posterior_collapse.report.pages.chart import Chart, decades, logarithmic, whole_ticks
 from posterior_collapse.report.pages.pictures import strongest, thumbnails
 from posterior_collapse.report.pages.rendering import FORECAST, json_in_html, number, render, text
@@ -36,7 +36,7 @@ DIGITS = 12
 LEAST_SHOWN = 24
 """Modes of the figure, where there are so many."""
 DEEPEST = 1e-6
-"""Of the strongest mode, below which a mode is not shown."""
+"""Of the strongest mode, below which a mode is not shown, unless it is near what a unit needs."""
 
 
 def forecast_page(
@@ -172,19 +172,6 @@ def _onset(forecast: Forecast) -> str:
     return f"Onset, as far as moments tell: total collapse is stable from {beta} = {onset} on."
 
 
-def whose_onset(forecast: Forecast) -> str:
-    """Return of which networks an onset is, as a clause; nothing where of all.
-
-    Example:
-        >>> import posterior_collapse as pc
-        >>> whose_onset(pc.forecast(([[0.0], [1.0]], [[1.0], [2.0]]), pc.VAESpec(1)))
-        ' whose encoder reads x linearly'
-    """
-    if forecast.spec.model == "cvae":
-        return " that adds what z says to what x says"
-    return " whose encoder reads x linearly" * forecast._modes.moments.paired
-
-
 def _trust(forecast: Forecast) -> list[str]:
     """What the forecast rests on, and how far it carries."""
     moments, said = forecast._modes.moments, []
@@ -202,12 +189,16 @@ def _trust(forecast: Forecast) -> list[str]:
         said.append(
             f"Measured as moments of {count_of(features, 'feature')}; the rows are not known."
         )
+    fewest, most = forecast.bracket or (0, 0)
+    keeps = (
+        f"about as many units ({most})" if fewest == most else f"between {fewest} and {most} units"
+    )
     said.append(
-        f"Counts are those of the {whose}. A network folds several modes into one unit "
+        f"A network trained to convergence keeps {keeps} at the settings that this page opened "
+        "with."
+        if most
+        else f"Counts are those of the {whose}. A network folds several modes into one unit "
         "and keeps fewer, the more so the longer it trains."
-        if forecast.bracket is None
-        else "A network trained to convergence keeps between {} and {} units at the settings that "
-        "this page opened with.".format(*forecast.bracket)
     )
     return said
 
@@ -225,7 +216,9 @@ def spectrum_chart(forecast: Forecast, sentence: str) -> Markup:
         [1, 1, 1]
     """
     strongest = float(forecast.spectrum.max(initial=0.0))
-    there = int(np.count_nonzero(forecast.spectrum > strongest * DEEPEST))
+    least = min(float(level.threshold.min(initial=np.inf, where=level.threshold > 0))
+                for level in forecast.levels)  # fmt: skip
+    there = int(np.count_nonzero(forecast.spectrum > min(strongest * DEEPEST, least / 10)))
     shown = max(1, min(there, max(2 * max(forecast.spec.dims), LEAST_SHOWN)))
     variance = forecast.spectrum[:shown]
     high = (strongest or 1.0) * 2

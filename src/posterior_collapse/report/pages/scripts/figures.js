@@ -90,7 +90,8 @@ function drawSpectra() {
 function drawSpectrum(place, carried, l) {
   const theta = data.laws[likelihood()].theta;
   const strongest = (theta[0] ?? 1) ** 2;
-  const there = theta.filter((t) => t ** 2 > strongest * 1e-6).length;
+  const needed = Math.min(...found.levels.map((_, level) => leastThreshold(found, level)));
+  const there = theta.filter((t) => t ** 2 > Math.min(strongest * 1e-6, needed / 10)).length;
   const count = Math.max(1, Math.min(there, Math.max(2 * Math.max(...state.dims), 24)));
   const variances = theta.slice(0, count).map((t) => t ** 2);
   const [low, high] = [(variances[count - 1] ?? strongest) / 3, strongest * 2];
@@ -202,7 +203,7 @@ function drawStaircase() {
   const low = Math.min(Math.max(finite[0] ?? here, last * 1e-5), here) / 3;
   const steps = [low, ...finite.filter((v) => v > low), Math.max(last, here) * 3];
   const count = (v) => [edges.filter((edge) => edge > v).length];
-  const onset = edges.length === finite.length ? last : 0;
+  const onset = edges.length > 0 && edges.length === finite.length ? last : 0;
   drawSteps(steps, count, here, byProduct ? "β η_dec² (data variance)" : "β", onset);
 }
 function drawChainStairs() {
@@ -227,12 +228,14 @@ function drawSteps(steps, count, here, name, onset) {
   const x = logScale(low, high, plot.left, plot.right);
   const y = (n) => plot.bottom - (n / most) * (plot.bottom - plot.top - 8);
   rowTicks(plot, y, wholeTicks(most, 5), "active units");
-  columnTicks(plot, x, decades(low, high, 6), name);
+  columnTicks(plot, x, decades(low, high, Math.min(6, (plot.right - plot.left) / 50)), name);
   if (onset) {
+    const side = x(onset) > plot.right - 50 ? -1 : 1;
     plot.svg.append(
       drawn("path", { class: "pc-threshold", d: `M${x(onset)} ${plot.top}V${plot.bottom}` }),
-      text(x(onset) + 5, plot.top + 40, "onset"),
-      text(x(onset) + 5, plot.top + 55, shown(onset)),
+      ...["onset", shown(onset)].map((words, line) =>
+        text(x(onset) + 5 * side, plot.top + 40 + 15 * line, words, side < 0 ? "end" : "start"),
+      ),
     );
   }
   now.forEach((active, level) => {

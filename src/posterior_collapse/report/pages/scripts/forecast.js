@@ -243,7 +243,10 @@ function forecastOf(problem) {
     notes,
     etaDec: gaussian ? numbers.etas[0] : NaN,
     onset: Math.max(...betas, 0),
-    possible: possibleOf(problem, levels[0]),
+    possible: Math.max(
+      possibleOf(problem, levels[0]),
+      levels[0].filter((unit) => unit.status === "active").length,
+    ),
   };
 }
 
