@@ -248,7 +248,7 @@ def test_other_data_are_measured_in_double_precision() -> None:
     batches = pc.Moments.from_batches([(short[:, :5], short[:, 5:])], precision="float32")
     assert pair.rounding == batches.rounding == 0
     assert error(pair, short) < 1e-12
-    with pytest.raises(pc.InvalidArgumentError, match="^precision: got 'half'; expected one of"):
+    with pytest.raises(pc.InvalidArgumentError, match=r"^precision: got 'half'; expected one of"):
         pc.Moments.from_arrays(short, precision="half")
 
 
