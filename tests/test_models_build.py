@@ -33,6 +33,8 @@ CHAIN = ChainSpec(latent_dims=(3, 2, 2), betas=(1, 1, 1), eta_decs=(0.3, 0.4, 0.
         (CVAE, "mlp", {"x_dim": 4}, "y_dim"),
         (VAE, "cnn", {"x_dim": 64}, "image_shape"),
         (VAE, "cnn", {"image_shape": (64,)}, "y_image"),
+        (VAE, "cnn", {"image_shape": (28, 28, 1)}, "y_image"),
+        (VAE, "cnn", {"image_shape": (9, 8, 3)}, "y_image"),
         (VAE, "cnn", {"image_shape": (8, 8), "x_dim": 63}, "x_dim"),
         (CVAE, "cvae-cnn", {"x_dim": 784}, "x_dim"),
         (VAE, Architecture.named("mlp"), {"x_dim": 4, "hidden": (3,)}, "options"),

@@ -214,6 +214,18 @@ def test_models_of_several_kinds_are_one_sweep() -> None:
     assert found._repr_html_().count("measured/forecast") == 2
 
 
+def test_other_labels_are_other_data_to_those_that_see_them(tmp_path: Path) -> None:
+    # The first spec, which sees no labels, named the data of all.
+    specs, labels = [pc.VAESpec(2), pc.CVAESpec(2)], np.arange(len(X)) % 3
+    options: dict[str, Any] = {"hidden": (4,), "epochs": 1, "folder": tmp_path}
+    before = pc.sweep(specs, (X, labels), "mlp", **options)
+    after = pc.sweep(specs, (X, labels[::-1].copy()), "mlp", **options)
+    same = [a.run.key == b.run.key for a, b in zip(before.runs, after.runs, strict=True)]
+    assert same == [True, False]
+    alone = pc.sweep(specs[1:], (X, labels), "mlp", **options)
+    assert alone.runs[0].run.key == before.runs[1].run.key
+
+
 def test_a_figure_shows_measured_beside_forecast(once: pc.Sweep) -> None:
     left, right = once.plot().axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("\u03b2", "\u03b2")

@@ -127,3 +127,34 @@ def test_a_large_number_beside_a_nan_is_no_matter_of_a_warning(recwarn):
     with pytest.raises(pc.DataError, match="x: "):
         pc.fit(pc.VAESpec(1), np.array([[np.nan, 1e300], [0.0, 1.0]]), epochs=1)
     assert not [one for one in recwarn if "overflow" in str(one.message)]
+
+
+def test_columns_in_another_order_than_those_trained_on_are_refused():
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).standard_normal((40, 3)) * [3, 2, 1]
+    train = pandas.DataFrame(x, columns=["a", "b", "c"])
+    other = train[["a", "c", "b"]]
+    options = {"hidden": (4,), "epochs": 1}
+    said = "column 'c' in place 2; expected 'b' there"
+    with pytest.raises(pc.DataError, match=f"validation: got {said}"):
+        pc.fit(train, pc.VAESpec(2), "mlp", validation=other, **options)
+    labelled = train.assign(label=0)[["label", "a", "b", "c"]]  # no feature, wherever it stands
+    fitted = pc.fit(train, pc.VAESpec(2), "mlp", validation=labelled, **options)
+    assert pc.diagnose(fitted, labelled).n == 40
+    with pytest.raises(pc.DataError, match=f"data: got {said}"):
+        pc.diagnose(fitted, other)
+    pair = pc.fit((train, x), pc.CVAESpec(2), "mlp", validation=(train, x), **options)
+    with pytest.raises(pc.DataError, match=f"validation: got {said}"):
+        pc.fit((train, x), pc.CVAESpec(2), "mlp", validation=(other, x), **options)
+    assert pc.diagnose(pair, (train.to_numpy(), x)).n == 40
+
+
+def test_validation_data_may_lack_the_last_class():
+    x, labels = np.random.default_rng(0).standard_normal((60, 3)), np.arange(60) % 3
+    options = {"hidden": (4,), "epochs": 2}
+    few = labels[:30] < 2
+    found = [
+        pc.fit((x, labels), pc.CVAESpec(2), "mlp", validation=rows, **options).history
+        for rows in ((x[:30][few], labels[:30][few]), (np.eye(3)[labels[:30][few]], x[:30][few]))
+    ]
+    assert found[0] == found[1]

@@ -93,6 +93,10 @@ def test_early_stopping_is_refused_where_no_epoch_has_beta_in_full():
     with pytest.raises(pc.InvalidArgumentError, match="patience: got 2 beside 8 cycles in 8"):
         pc.fit(pc.VAESpec(2), X, "mlp", cycles=8, **options)
     assert pc.fit(pc.VAESpec(2), X, "mlp", cycles=4, **options).stopped in ("early", "finished")
+    # A warm-up as long as the run was never over, and early stopping was left out in silence.
+    for rising, what in (({"warm_up": 8}, "beta"), ({"capacity": 1, "capacity_warm_up": 8}, "the")):
+        with pytest.raises(pc.InvalidArgumentError, match=f"a warm-up of 8 in 8.*with {what}"):
+            pc.fit(pc.VAESpec(2), X, "mlp", **rising, **options)
 
 
 @pytest.mark.parametrize(
@@ -143,3 +147,18 @@ def test_a_floor_of_a_model_s_own_is_not_that_of_a_run():
     fitted = pc.fit(pc.VAESpec(2), X, "linear", epochs=1)
     fitted.model.floor = 1e-4  # say, of its stds
     assert pc.diagnose(fitted.model, X).forecast is not None
+
+
+@pytest.mark.parametrize("eta_dec", [1.0, "learned"])
+@pytest.mark.parametrize("far", ["offset", "wide column"])
+def test_losses_of_data_far_from_0_keep_their_digits(far, eta_dec):
+    # Of |y|^2 near 2e8 float32 keeps no nat: the history had 20 nats for 28.6, or less than 0.
+    x = np.random.default_rng(3).standard_normal((1000, 20))
+    x = x + 3000 if far == "offset" else x * [1e4, *[1.0] * 19]
+    fitted = pc.fit(
+        pc.VAESpec(2, eta_dec=eta_dec), x, "linear", from_forecast=True, epochs=1,
+        learning_rate=1e-12, batch_size=500, validation=x[:500],
+    )  # fmt: skip
+    measured = fitted.measured()["loss"]
+    for name in ("loss", "validation_loss"):
+        assert fitted.history[name][-1] == pytest.approx(measured, abs=0.5)

@@ -283,6 +283,31 @@ def test_a_run_that_went_back_to_its_best_does_not_go_on(tmp_path, change):
     assert_same(pc.fit(SPEC, X, "mlp", resume=True, **options), ended)
 
 
+def test_a_run_resumed_without_patience_ends_with_its_last_parameters(tmp_path):
+    options = {"hidden": (6,), "epochs": 8, "learning_rate": 0.05, "validation": X[:40] * 1.1}
+
+    def stop(now):
+        if now.epoch == 5:
+            raise BreakError
+
+    with pytest.raises(BreakError):
+        pc.fit(SPEC, X, "mlp", folder=tmp_path, progress=stop, patience=5, **options)
+    # It went back to the best of the epochs that early stopping had looked at, before all others.
+    resumed = pc.fit(SPEC, X, "mlp", folder=tmp_path, resume=True, **options)
+    assert_same(resumed, pc.fit(SPEC, X, "mlp", **options))
+
+
+def test_a_checkpoint_whose_heads_were_one_leaf_goes_on(tmp_path, monkeypatch):
+    far, options = X + 3000, {"hidden": (6,), "epochs": 6}
+    alone = pc.fit(SPEC, far, "mlp", **options)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("posterior_collapse.training.engine.needs_residuals", lambda *_: False)
+        pc.fit(SPEC, far, "mlp", folder=tmp_path, **{**options, "epochs": 3})
+    resumed = pc.fit(SPEC, far, "mlp", folder=tmp_path, resume=True, **options)
+    for a, b in zip(resumed.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
 def test_exact_training_that_was_cut_short_goes_on_and_never_back(tmp_path):
     options = {"exact": True, "folder": tmp_path}
     short = pc.fit(SPEC, X, "linear", steps=3, **options)

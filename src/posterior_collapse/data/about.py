@@ -7,6 +7,7 @@ from typing import Any
 
 from posterior_collapse.arrays import ImageShape
 from posterior_collapse.data.dataset import Dataset
+from posterior_collapse.errors import DataError
 
 MOST_CHANNELS = 4
 """Of an image; an array with more along either end is no image."""
@@ -29,6 +30,39 @@ class About:
 
 
 UNKNOWN = About()
+Names = tuple[str, ...]
+
+
+def columns_of(data: Any) -> tuple[Names | None, ...]:
+    """Return what the features of data, or of both parts of a pair, are called.
+
+    Example:
+        >>> import numpy as np
+        >>> columns_of((Dataset("toy", np.zeros((4, 2)), names=("a", "b")), np.zeros((4, 1))))
+        (('a', 'b'), None)
+    """
+    if isinstance(data, tuple):
+        return tuple(name for part in data for name in columns_of(part))
+    names = data.names if isinstance(data, Dataset) else about(data).features
+    return (names and tuple(name for name in names if name != "label"),)
+
+
+def refuse_reordered(name: str, data: Any, expected: tuple[Names | None, ...]) -> None:
+    """Refuse columns that are those of other data in another order: a model tells them by place.
+
+    Raises:
+        DataError: They are.
+    """
+    for got, wanted in zip(columns_of(data), expected, strict=False):
+        if got and wanted and got != wanted and sorted(got) == sorted(wanted):
+            place = next(
+                i for i, pair in enumerate(zip(got, wanted, strict=True)) if len({*pair}) > 1
+            )
+            raise DataError(
+                name, f"column {got[place]!r} in place {place + 1}",
+                f"{wanted[place]!r} there, as in the data of the model",
+                "Bring the columns into that order, e.g. frame[train.columns].",
+            )  # fmt: skip
 
 
 def about(data: Any, *, conditional: bool = False) -> About:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse import checks
-from posterior_collapse.data.about import about
+from posterior_collapse.data.about import about, refuse_reordered
 from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.advice import with_verdict
 from posterior_collapse.diagnosis.certificate import Signal
@@ -122,6 +122,8 @@ def diagnose(
             "data that can be read twice, for importance_samples",
             "Pass an array or a DataLoader.",
         )
+    if hasattr(trained, "objective"):
+        refuse_reordered("data", data, getattr(trained, "columns", ()))
     own = None if getattr(model, "spec_assumed", False) else model.spec
     likelihood = _likelihood(model, own, spec)
     with evaluating(model) as seen:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 from posterior_collapse import checks
+from posterior_collapse.data.about import MOST_CHANNELS
 from posterior_collapse.errors import InvalidArgumentError, nearest
 from posterior_collapse.records import Record, plain
 from posterior_collapse.specs import Spec
@@ -279,8 +280,10 @@ class Shapes(Record):
         if x_shape is None or y_shape is None:
             if architecture.channels:
                 raise InvalidArgumentError(
-                    "image_shape", "nothing", "the shape of an image", "Pass image_shape=(28, 28)."
-                )
+                    "image_shape", "nothing", "the shape of an image",
+                    "Pass images as data, e.g. x.reshape(-1, 28, 28), not flat rows; to build, "
+                    "image_shape=(28, 28).",
+                )  # fmt: skip
             return _flat(spec, x_dim, y_dim)
         x_pixels, y_pixels = math.prod(x_shape), math.prod(y_shape)
         _exactly("x_dim", x_pixels if x_dim is None else x_dim, x_pixels, f"{x_shape} images")
@@ -318,6 +321,11 @@ def _image(name: str, shape: Sequence[int] | None) -> tuple[int, int, int] | Non
         raise InvalidArgumentError(
             name, sizes, "(height, width) or (channels, height, width)", f"Pass {name}=(28, 28)."
         )
+    if len(sizes) == 3 and sizes[2] <= MOST_CHANNELS < min(sizes[:2]):
+        raise InvalidArgumentError(
+            name, f"{sizes}, channels last", "(channels, height, width)",
+            "Put the channels first: x.transpose(0, 3, 1, 2), of a tensor x.permute(0, 3, 1, 2).",
+        )  # fmt: skip
     channels, height, width = sizes if len(sizes) == 3 else (1, *sizes)
     return channels, height, width
 
@@ -325,5 +333,6 @@ def _image(name: str, shape: Sequence[int] | None) -> tuple[int, int, int] | Non
 def _exactly(name: str, got: int, expected: int, what: str) -> None:
     if got != expected:
         raise InvalidArgumentError(
-            name, got, f"{expected}, the size of {what}", "Pass data of that shape."
-        )
+            name, got, f"{expected}, the size of {what}",
+            "Pass data of that shape, or choose architecture='mlp', which takes any.",
+        )  # fmt: skip

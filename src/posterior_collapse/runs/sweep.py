@@ -30,7 +30,7 @@ from posterior_collapse.runs.completing import (
     groups,
     here,
 )
-from posterior_collapse.runs.run import NUMBERS, Evaluation, Run, RunData
+from posterior_collapse.runs.run import NUMBERS, Evaluation, Method, Run, RunData
 from posterior_collapse.runs.spreading import spread_over
 from posterior_collapse.runs.store import Outcome, Record, Store
 from posterior_collapse.specs import Spec, in_order
@@ -179,15 +179,20 @@ def sweep(
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]
     net = Architecture.of(architecture, **networks)
-    choice = _choice(data, validation, specs[0], net, common, exact)
-    if folder is not None and choice.sha256 is None:
+    # A conditional model may see labels that others do not.
+    kinds = {spec.model == "cvae": spec for spec in specs}
+    choices = {
+        kind: _choice(data, validation, spec, net, common, exact) for kind, spec in kinds.items()
+    }
+    if folder is not None and any(choice.sha256 is None for choice in choices.values()):
         raise DataError(
             "data", "a DataLoader, whose values have no hash", "data in memory beside a folder",
             "Pass an array or a torch Dataset, or leave the folder away.",
         )  # fmt: skip
-    method, seen = "exact" if exact else "minibatch", Evaluation("train")
+    method: Method = "exact" if exact else "minibatch"
+    seen = Evaluation("train")
     runs = [
-        Run(choice, spec, net, own, method, seen, from_forecast)  # type: ignore[arg-type]
+        Run(choices[spec.model == "cvae"], spec, net, own, method, seen, from_forecast)
         for spec, own in zip(specs, each, strict=True)
     ]
 

@@ -21,7 +21,7 @@ from posterior_collapse.arrays import (
     chunks,
     refuse_non_finite,
 )
-from posterior_collapse.data.about import UNKNOWN, About, about
+from posterior_collapse.data.about import UNKNOWN, About, Names, about, columns_of
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.diagnosis.reading import derived_seed
 from posterior_collapse.errors import DataError
@@ -58,6 +58,7 @@ class Batches(ABC):
         batch_size: Rows of the largest batch.
         sized: Whether all rows are at hand.
         about: What the data are called, and the like.
+        columns: What their features are called, of a pair of both parts.
     """
 
     given: Samples | Stream
@@ -67,6 +68,7 @@ class Batches(ABC):
     image_shape: ImageShape | None = None
     condition_shape: ImageShape | None = None
     about: About = UNKNOWN
+    columns: tuple[Names | None, ...] = ()
 
     @property
     @abstractmethod
@@ -287,12 +289,17 @@ class LoaderBatches(Batches):
 
 
 def feed(
-    data: Any, spec: Spec, batch_size: int, dtype: torch.dtype, device: str | torch.device
+    data: Any,
+    spec: Spec,
+    batch_size: int,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    classes: int | None = None,
 ) -> Batches:
     """Return the feed of data of any kind that `forecast` takes.
 
     All but a DataLoader are read into memory, in the training precision. The spec says whether a
-    condition is needed.
+    condition is needed; of labels there may be more `classes` than occur.
 
     Raises:
         DataError: The data cannot be used, or a conditional model has no target.
@@ -306,7 +313,7 @@ def feed(
     """
     device = torch.device(device)
     conditional = spec.model == "cvae"
-    given = read(data, conditional)
+    given = read(data, conditional, classes)
     found: Batches
     if isinstance(given, Stream) and given.is_loader:
         found = LoaderBatches(given, dtype, device)
@@ -316,7 +323,7 @@ def feed(
         found = ArrayBatches(rows, batch_size, given)
     if conditional and found.dims[1] is None:
         refuse_no_target()
-    found.about = about(data, conditional=conditional)
+    found.about, found.columns = about(data, conditional=conditional), columns_of(data)
     return found
 
 

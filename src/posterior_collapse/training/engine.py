@@ -26,7 +26,7 @@ from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.course import Course, Pause, Progress, kl_of_units
 from posterior_collapse.training.seeds import BLOCK, Draws, draw, first_rows
 from posterior_collapse.training.settings import Annealing, Settings
-from posterior_collapse.training.stacking import Stack, Step
+from posterior_collapse.training.stacking import Stack, Step, needs_residuals
 from posterior_collapse.training.states import LOADER, NO_VALIDATION, TrainState, save
 from posterior_collapse.training.steps import Ahead, Graphs, Measured, Optimiser, clip_
 from posterior_collapse.training.units import Counting, some_rows
@@ -95,12 +95,15 @@ class Engine:
         self.folders, self.report, self.alone = folders, report, alone
         self.device = torch.device(common.device)
         graphed = self.device.type == "cuda" and common.cuda_graphs
+        some = some_rows(feed)
+        target = some.x if some.y is None else some.y
+        stds = [model.spec.eta_levels[0] for model in models]
         self.stack = Stack(
             models,
             self.device,
             feed.batch_size,
             half=common.precision == "bf16",
-            exact=common.precision != "tf32",
+            residuals=common.precision == "tf32" or needs_residuals(target, stds),
             graphed=graphed,
         )
         self.dtype = next(iter(self.stack.leaves.values())).dtype
@@ -124,7 +127,7 @@ class Engine:
         self.bounds = self._clip_bounds()
         self.annealing = Annealing(common, len(models[0].units), per_epoch, self.state.total_steps)
         self.betas = self._tensor([model.spec.beta_levels for model in models])
-        self.count = Counting(self.stack, models, some_rows(feed))
+        self.count = Counting(self.stack, models, some)
         self._capacity: tuple[Any, Tensor | None] = None, None
         self.ahead: Ahead | None = None
         if self.device.type != "cpu":

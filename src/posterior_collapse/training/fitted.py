@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.data.about import About
+from posterior_collapse.data.about import About, Names
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.conclusions import (
     collapsed_loss,
@@ -78,6 +78,11 @@ class Fitted(Seen):
     @property
     def _about(self) -> About:
         return self._feed.about
+
+    @property
+    def columns(self) -> tuple[Names | None, ...]:
+        """What the features trained on are called, of a pair of both parts; None: no names."""
+        return self._feed.columns
 
     @cached_property
     def forecast(self) -> Forecast | None:

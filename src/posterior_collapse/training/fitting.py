@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from posterior_collapse import checks
+from posterior_collapse.data.about import refuse_reordered
 from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.models import (
     Architecture,
@@ -214,12 +215,16 @@ def _fit(
     fed.check_targets(specs[0].likelihood)
     checked = None
     if validation is not None:
-        checked = feed(validation, specs[0], common.batch_size, dtype, common.device)
+        # Labels of the rarest class need not occur in a few rows.
+        checked = feed(
+            validation, specs[0], common.batch_size, dtype, common.device, classes=fed.dims[0]
+        )
         if checked.dims != fed.dims:
             raise DataError(
                 "validation", described(checked.dims), f"{described(fed.dims)}, as in the data",
                 "Pass data of the same kind.",
             )  # fmt: skip
+        refuse_reordered("validation", validation, fed.columns)
         checked.check_targets(specs[0].likelihood)
     models = [
         _start(spec, net, one, fed, dtype, from_forecast)

@@ -223,7 +223,7 @@ class Annealing:
 
     Raises:
         InvalidArgumentError: A warm-up longer than the run, or one in epochs of unknown length;
-            cycles that leave early stopping no epoch to look at.
+            schedules that leave early stopping no epoch to look at.
     """
 
     def __init__(
@@ -251,12 +251,16 @@ class Annealing:
             range(first, min(first + per_epoch, self.total))
             for first in range(0, self.total, per_epoch or 1)
         )
-        if self.cycles and settings.patience is not None and not any(map(self.in_full, epochs)):
+        if scheduled and settings.patience is not None and not any(map(self.in_full, epochs)):
+            rising = settings.warm_up or settings.capacity_warm_up
+            schedule = f"{self.cycles} cycles" if self.cycles else f"a warm-up of {rising}"
             raise InvalidArgumentError(
-                "patience", f"{settings.patience} beside {self.cycles} cycles in "
-                f"{self.total / per_epoch:g} epochs",
-                "an epoch with beta in full throughout: early stopping compares only those",
-                "Train longer, pass fewer cycles, or leave patience away.",
+                "patience",
+                f"{settings.patience} beside {schedule} in {self.total / per_epoch:g} epochs",
+                f"an epoch with {'beta' if self.moves_beta else 'the capacity'} in full "
+                "throughout: early stopping compares only those",
+                f"Train longer, pass {'fewer cycles' if self.cycles else 'a shorter warm-up'}, or "
+                "leave patience away.",
             )  # fmt: skip
 
     def factor(self, step: int) -> float:

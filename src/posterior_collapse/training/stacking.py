@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -45,6 +46,33 @@ def squared_error(heads: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
     """
     error, _ = _SquaredError.apply(heads, hidden, target)  # type: ignore[no-untyped-call]
     return cast(Tensor, error)
+
+
+LOST = 1e-3
+"""Share of the decoder's noise up to which the rounding of |y|^2 is left alone."""
+
+
+def needs_residuals(target: Tensor, stds: Iterable[float | str]) -> bool:
+    """Return whether `|y|^2` is so large that a difference from it has lost its digits.
+
+    Values near 3,000 that vary by 1 have, in float32, squares that are rounded by 1: the loss would
+    be wrong by nats.
+
+    Args:
+        target: Some rows y, (n, dim y).
+        stds: `eta_dec` of each run. In place of a learned one stands the std of a usual feature.
+
+    Example:
+        >>> y = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
+        >>> needs_residuals(y, [1.0]), needs_residuals(y + 3000, [1.0])
+        (False, True)
+    """
+    y = target.double()
+    variances = y.var(0, correction=0)
+    usual = float(variances.where(variances > 0, math.nan).nanmedian())
+    noise = min(usual if isinstance(std, str) else std**2 for std in stds)
+    rounding = torch.finfo(target.dtype).eps * float(y.square().sum(1).mean())
+    return rounding > LOST * y.shape[1] * noise
 
 
 class _SquaredError(torch.autograd.Function):
@@ -136,7 +164,7 @@ class Stack:
         device: Where to keep them.
         rows: Rows per batch.
         half: Take matrix products in bfloat16.
-        exact: Keep all digits of float32 in products.
+        residuals: Take the squared error from residuals: see `needs_residuals`.
         graphed: A step will be launched as one graph, so that it need not be traced.
 
     Attributes:
@@ -152,7 +180,7 @@ class Stack:
         rows: int = 1,
         *,
         half: bool = False,
-        exact: bool = True,
+        residuals: bool = False,
         graphed: bool = False,
     ) -> None:
         _check_alike(models)
@@ -160,7 +188,7 @@ class Stack:
         self.device, self.half = device, half
         # Without residuals the squared error is a difference of large numbers: too large for the
         # 8 bits of bfloat16, or the 11 of TF32.
-        self.shares_heads = exact and not half
+        self.shares_heads = not (residuals or half)
         self.layout = Layout(models[0], rows, share_heads=self.shares_heads)
         self.convolutional = any(p.dim() == 4 for p in models[0].parameters())
         # Vectorised, convolutions are grouped ones, for which libraries have slow algorithms only.

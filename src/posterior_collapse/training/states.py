@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from posterior_collapse.theory.minimum import FINISHED
 from posterior_collapse.training import checkpoints
 from posterior_collapse.training.checkpoints import Checkpoint
 from posterior_collapse.training.course import Course
-from posterior_collapse.training.layout import Layout
+from posterior_collapse.training.layout import HEADS, Layout
 from posterior_collapse.training.settings import Settings
 from posterior_collapse.training.stacking import Stack
 from posterior_collapse.training.steps import Optimiser
@@ -141,6 +142,11 @@ def restore(state: TrainState, folders: Sequence[str | Path]) -> None:
         _take(state, run, checkpoint.tensors)
         _reopen(state, state.runs[run], folders[run])
         checkpoints.prune(folders[run], checkpoint.step)
+    if state.settings.patience is None and state.alive:
+        # Nothing compares epochs any more: the runs end with their last parameters.
+        state.bests = None
+        for course in state.runs:
+            course.best, course.waited = math.inf, 0
 
 
 def save_exact(
@@ -234,10 +240,11 @@ def _take(state: TrainState, run: int, tensors: dict[str, Tensor]) -> None:
             if name.startswith(f"{prefix}.")
         }
         if saved.keys() != target.keys():
-            # Written when the layout went by a batch size of more rows than there are.
-            stack, rows = state.stack, state.runs[run].settings.batch_size
-            before = Layout(state.models[run], rows, share_heads=stack.shares_heads)
-            saved = stack.layout.gather(before.scatter(saved))
+            # Written when the layout went by a batch size of more rows than there are, or heads
+            # were one leaf of whatever data.
+            rows = state.runs[run].settings.batch_size
+            before = Layout(state.models[run], rows, share_heads=HEADS in saved)
+            saved = state.stack.layout.gather(before.scatter(saved))
         for name, value in target.items():
             value[run].copy_(saved[name][0])
 
