@@ -58,6 +58,17 @@ def test_a_total_correlation_leaves_the_weight_of_each_unit(correlation, batch_s
     assert (found.kl.kind, found.kl.weight) == ("gaussian", pytest.approx(1, rel=1e-6))
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_a_prior_of_each_row_is_no_penalty_on_the_batch(batch_size) -> None:
+    to_prior = torch.randn(D, K, generator=torch.Generator().manual_seed(0)).double()
+
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return squared(y_hat, y) + per_row(mean - y @ to_prior, log_var)
+
+    found = audit_loss(loss, features=D, latents=K, batch_size=batch_size)
+    assert (found.kl.kind, found.beta) == ("gaussian", pytest.approx(0.5))
+
+
 def test_under_a_covariance_of_1_collapse_is_no_minimum() -> None:
     """Why no beta is named: with a decoder that ignores z, units that vary cost less."""
     x = torch.tensor(pc.load("digits").x)

@@ -382,9 +382,9 @@ def _adds_up(kl: KLReading, probe: Probe) -> bool:
         moved[:, unit] = means
         return probe.value(y if probe.hits else y_hat, y, moved)
 
-    each, rows = np.unique(sides, return_counts=True)
-    alone = float(np.average([loss(side) for side in each], weights=rows))
-    return abs(loss(sides) - alone) <= 0.05 * abs(alone - loss(0.0))
+    # In either, each row is once on one side and once on the other: its prior may be its own.
+    alike, apart = loss(2.0) + loss(-2.0), loss(sides) + loss(-sides)
+    return abs(apart - alike) <= 0.05 * abs(alike - 2 * loss(0.0))
 
 
 def _kl_or(kl: KLReading, probe: Probe) -> KLReading:

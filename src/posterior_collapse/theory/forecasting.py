@@ -61,7 +61,8 @@ class Forecast(Viewed):
         loss: Negative beta-ELBO per sample in nats, every constant kept; of counts without what the
             data alone decide (log y!).
         spectrum: Variances theta_i^2 of the data modes (for a conditional model the eigenvalues
-            of the residual covariance), descending.
+            of the residual covariance), descending; of few rows of many features those of their
+            row space, beside which all others are 0.
         total_variance: Variance of the target (or residual), summed over features.
         levels: One `Level` per latent level, bottom (next to the data) first.
         eta_dec: Decoder std, as given or as learned; NaN where the decoder has none.
