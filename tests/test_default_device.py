@@ -83,7 +83,7 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     "hierarchy": lambda: trained(pc.HVAESpec((3, 2), sigma_1=0.5), "linear"),
     "network hierarchy": lambda: trained(pc.HVAESpec((3, 2), sigma_1=0.5), "mlp", **NETWORK),
     "conditional": lambda: trained(pc.CVAESpec(2), "mlp", (X, Y), **NETWORK),
-    "clipped": lambda: trained(pc.VAESpec(2), "linear", clip=1.0, warm_up=2, capacity=1.0),
+    "clipped": lambda: trained(pc.VAESpec(2), "linear", clip=1.0, warm_up=1, capacity=1.0),
     "exact": lambda: trained(pc.VAESpec(2), "linear", exact=True),
     "exact by Adam": lambda: trained(
         pc.VAESpec(2), "linear", exact=True, optimiser="adam", steps=5, clip=1.0
