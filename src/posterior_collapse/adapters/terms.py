@@ -51,8 +51,8 @@ class KLReading(NamedTuple):
         kind: `"gaussian"`: a multiple of the KL to `N(prior_mean, prior_std^2)`; `"free bits"`: the
             same, but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
             `"squared capacity"`: the square of a KL's distance from one, to `N(0, 1)`;
-            `"batch"`: of rows that differ another than their KLs'; `"no log"`: a KL without its
-            logarithm; `"none"`; or `"other"`.
+            `"batch"`: the same, but rows of a batch that differ cost more or less than their KLs;
+            `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents; the least where units differ.
         prior_std: Std of the prior; a mean over units where they differ.
         prior_mean: Mean of the prior, likewise.
