@@ -158,9 +158,6 @@ def check_shape(name: str, shape: tuple[int, ...], *, empty_ok: bool = False) ->
 def same_length(first: str, n_first: int, second: str, n_second: int) -> None:
     """Refuse two arrays whose rows cannot belong together.
 
-    Raises:
-        DataError: The numbers of samples differ.
-
     Example:
         >>> same_length("x", 3, "y", 4)
         Traceback (most recent call last):

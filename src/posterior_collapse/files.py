@@ -84,14 +84,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def check_free(folder: str | Path) -> None:
-    """Refuse a folder that holds anything, or that is a file.
-
-    Raises:
-        OutputError: It is not free.
-
-    Example:
-        >>> check_free("no/such/folder")
-    """
+    """Refuse a folder that holds anything, or that is a file."""
     folder = Path(folder)
     with writing(folder):
         if not folder.exists():
@@ -214,9 +207,6 @@ def write_history(folder: str | Path, history: Mapping[str, Sequence[Any]]) -> P
 def read_history(content: bytes) -> dict[str, list[float]]:
     r"""Return the columns that `write_history` wrote.
 
-    Raises:
-        ValueError: It is no such file.
-
     Example:
         >>> read_history(b"epoch,kl_1\n1,0.5\n")
         {'epoch': [1.0], 'kl_1': [0.5]}
@@ -234,9 +224,6 @@ def read_history(content: bytes) -> dict[str, list[float]]:
 
 def history_in(folder: str | Path) -> dict[str, list[float]] | None:
     """Return the columns of a run's history; None where it has not ended and there is none.
-
-    Args:
-        folder: Of the run.
 
     Raises:
         CorruptFileError: The file is damaged.

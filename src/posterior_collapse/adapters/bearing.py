@@ -48,12 +48,6 @@ def forecast_of(spec: VAESpec, data: Any, terms: Terms) -> tuple[Forecast, Onset
     Data are as `forecast` takes them; of class numbers, one column for each position. Of a floor of
     the KL the forecast is that of the beta which comes to the same, of weights per unit that of
     each unit at its own.
-
-    Raises:
-        DataError: The data do not fit the loss.
-        InvalidArgumentError: The loss is not smooth.
-        NotSolvedError: Units have weights of their own, and eta_dec is fitted.
-        UnboundedObjectiveError: It has no best constant output.
     """
     kl, probe, targets = terms.kl, terms.probe, _targets(_rows(data), terms)
     found: Onset | None = None

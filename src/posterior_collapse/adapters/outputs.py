@@ -182,12 +182,7 @@ class OutputReader:
         ]
 
     def read(self, output: Any, rows: int, device: torch.device) -> Distribution:
-        """Return the distribution of single features, (rows, ...), that an output is.
-
-        Raises:
-            InvalidArgumentError: Another number of rows, a distribution that the spec excludes, a
-                std that is missing, or values that are no means after all.
-        """
+        """Return the distribution of single features, (rows, ...), that an output is."""
         output = elementwise(output, lead=1)
         given = isinstance(output, Distribution)
         if not given:

@@ -94,7 +94,6 @@ class Probe:
             under `"loss"`, or an object that has it so.
         sizes: Of the tensors.
         spread: What its last argument is, of `SPREADS`.
-        target: What its target is.
         ignored: Class numbers that count nothing, as that of padding: none is made up.
         order: Position of each of `ROLES` among its arguments.
         parts: What was returned, in words, if it was no single number.

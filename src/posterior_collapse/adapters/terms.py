@@ -281,12 +281,7 @@ class Terms(NamedTuple):
 
 
 def read_terms(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -> Terms:
-    """Return both terms, of whichever order of the arguments makes sense of them.
-
-    Raises:
-        InvalidArgumentError: The loss raises, is not finite, is random, changes from call to call,
-            gives no single number, or a part of itself where the total should be.
-    """
+    """Return both terms, of whichever order of the arguments makes sense of them."""
     with steady(loss, sizes, (LOGGED if log_var else PLAIN)[0]):
         return _read_in_some_order(loss, sizes, log_var)
 

@@ -182,12 +182,7 @@ def _features(dataset: Dataset, likelihood: str) -> int:
 
 
 def _function(text: str) -> Any:
-    """Return the function that `FILE.py:FUNCTION` names; the file is run.
-
-    Raises:
-        InvalidArgumentError: No such name, or the file cannot be run.
-        MissingFileError: No such file.
-    """
+    """Return the function that `FILE.py:FUNCTION` names; the file is run."""
     import runpy
 
     name, _, attribute = text.rpartition(":")

@@ -36,9 +36,6 @@ def numbers(
 ) -> tuple[Any, ...]:
     """Return the numbers of an option: a colon parts the levels (or units) of one, a comma a list.
 
-    Raises:
-        InvalidArgumentError: Not numbers.
-
     Example:
         >>> numbers("--latents", "5:3", int), numbers("--hidden", "256,128", int, parted=",")
         ((5, 3), (256, 128))
@@ -95,9 +92,6 @@ def build_spec(model: str, given: Mapping[str, str | None]) -> Spec:
 
     Those that are None, or left out, are the spec's own defaults.
 
-    Raises:
-        InvalidArgumentError: An option is out of its domain or belongs to another model.
-
     Example:
         >>> build_spec("hvae", {"latents": "5:3", "beta": "1:2", "sigma_1": "0.5"})
         HVAESpec(latent_dims=(5, 3), betas=(1.0, 2.0), ..., sigma_1=0.5, sigma_2='learned')
@@ -153,10 +147,6 @@ def swept(model: str, given: Mapping[str, str | None]) -> dict[str, tuple[Spec, 
 
     The name says what varies, the last option fastest; it is "" where nothing does. Commas part the
     values of an option of `SWEPT`; the others are those of all runs.
-
-    Raises:
-        InvalidArgumentError: A value is out of its domain, occurs twice, or is another model's; a
-            name cannot be that of a folder.
 
     Example:
         >>> list(swept("vae", {"latents": "4", "beta": "0.5,2", "seed": "0,1"}))
@@ -295,12 +285,7 @@ def wide_console() -> Console:
 
 
 def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:
-    """Load what the options name, for the model they name; see `posterior_collapse.data.load`.
-
-    Raises:
-        InvalidArgumentError: A conditional model without a condition.
-        DataError: The data cannot be used.
-    """
+    """Load what the options name, for the model they name; see `posterior_collapse.data.load`."""
     from posterior_collapse.data import load
 
     dataset = load(source, progress=True, **named.chosen())

@@ -32,8 +32,6 @@ class Source:
     """One published image set.
 
     Args:
-        name: The registry name.
-        about: What it shows, in a few words.
         checksums: SHA-256 in hexadecimal by name, of gzipped files and, without `.gz`, of what
             they hold.
         mirrors: Addresses of the folders that hold the files, tried in order.
@@ -114,12 +112,7 @@ def checksum(path: Path) -> str:
 def download(
     name: str, sha256: str, mirrors: Sequence[str], folder: Path, *, progress: bool = False
 ) -> Path:
-    """Fetch a file into a folder, from the first mirror that delivers it with that checksum.
-
-    Raises:
-        DownloadError: No mirror had it; says what was wrong with each.
-        OutputError: The folder cannot be written.
-    """
+    """Fetch a file into a folder, from the first mirror that delivers it with that checksum."""
     failures = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

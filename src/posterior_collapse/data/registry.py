@@ -32,10 +32,8 @@ class Entry:
 
     Args:
         name: What to pass to `load`.
-        about: What it is, in a few words.
         samples: Number of samples of the split ``"train"``.
         test_samples: Number of samples of the split ``"test"``; 0 without one.
-        features: Features per sample.
         where: The folder it would be read from, or how it is made.
         ready: Whether it can be loaded without a download.
     """
@@ -50,13 +48,7 @@ class Entry:
 
 
 def available(data_dir: str | os.PathLike[str] | None = None) -> tuple[Entry, ...]:
-    """Return the named data sets and where each would be read from.
-
-    Args:
-        data_dir: Folder to look in first, as in `load`.
-
-    Raises:
-        MissingFileError: ``data_dir`` or the environment's folder is not there.
+    """Return the named data sets and where each would be read from, looking in `data_dir` first.
 
     Example:
         >>> [entry.name for entry in available()][:3]

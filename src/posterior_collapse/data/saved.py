@@ -32,9 +32,6 @@ class Saved(StoredArrays):
     if it is one number per row, else y. Several are numbered from 1. Those of a dict within a dict
     are called "outer.inner". What is no tensor is left out. The numbers stay on disk until they are
     used.
-
-    Raises:
-        DataError: It is a pickle without an archive around it, or names other things than tensors.
     """
 
     expected = "tensors that torch.save wrote"

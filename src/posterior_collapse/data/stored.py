@@ -35,9 +35,6 @@ MOST_DIMENSIONS = 32
 class StoredArrays(Mapping[str, Any]):
     """The arrays of a file by name.
 
-    Args:
-        path: The file.
-
     Attributes:
         expected: What the file must be, for errors.
         action: What to do about one that is not.

@@ -98,8 +98,6 @@ class _Layout:
     """How a file is to be read.
 
     Attributes:
-        path: The file.
-        delimiter: Between cells.
         spelled: Gives the text of a cell as numbers are spelled; None where they are already.
         names: Of the columns; without a header their numbers, from 1.
         has_header: Whether the first row holds the names.

@@ -68,7 +68,6 @@ class Parts(NamedTuple):
     Attributes:
         share: Of the rows.
         variance: Of the strongest direction, found on one half of the rows, measured on the other.
-        error: Its standard error.
     """
 
     share: Float
@@ -85,7 +84,6 @@ class Signal(NamedTuple):
         error: Standard error of the first.
         informed: Whether each direction varies with x, and not only with the noise injected
             below: there is none below level 1.
-        notes: What was left out.
         parts: The strongest variance in each part of latent space, or of the inputs, for several
             numbers of parts.
     """
@@ -109,7 +107,6 @@ class Residuals:
         inputs: What of the residual counts: all that an encoder of y can read; what x does not
             predict ("removed"), where the decoder sees x; or what x predicts ("only"), where the
             encoder sees x alone.
-        center: Whether the model has biases.
         classes: Of each position; none: features are numbers of their own.
         kind: Of the targets, if their scores are those of logits or log rates.
         expected: How many rows will come, if that is known.

@@ -68,11 +68,6 @@ def collect(
 
     Without a spec there is no loss. One that is `overridden` is not the model's own, so that its
     fixed eta_dec counts. If a decoder is `gaussian`, it means a `Normal` that it returns.
-
-    Raises:
-        DataError: The data cannot be used, are a single row, or give a posterior that is not
-            finite.
-        InvalidArgumentError: The model's outputs have wrong shapes.
     """
     seen, notes = _along_directions(model, data, samples, batch_size, seed)
     rows = batches(model, data, batch_size=batch_size, seed=seed)
@@ -198,7 +193,6 @@ class Collected:
     For the other arguments see `collect`.
 
     Attributes:
-        levels: Per level.
         residuals: Per level; empty where moments tell, or without a decoder.
         losses: Of the rows: `kl`, with a decoder `squared_error`, and with a spec besides
             `reconstruction`, `elbo` and `loss`.

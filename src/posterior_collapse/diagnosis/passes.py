@@ -56,7 +56,6 @@ class Pass(NamedTuple):
     """What a batch says.
 
     Attributes:
-        levels: Per level, its posteriors.
         reconstruction: How well its rows are decoded; None without a decoder.
         residuals: Per level, what its decoder leaves unexplained; empty where it is known
             otherwise, or not at all.
@@ -143,9 +142,7 @@ class SampledPass:
     """Takes batches through any model by samples of its posteriors.
 
     Args:
-        model: In evaluation mode.
         samples: Paths from z_1 to the top per row, an even number of at least 4.
-        generator: On the model's device.
         gaussian: Whether a `Normal` is what its decoder means, and no stand-in for another
             distribution, which is compared with nothing.
         own_stds: Whether the stds of a Gaussian decoder count one by one, if they differ: else one

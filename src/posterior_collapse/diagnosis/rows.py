@@ -119,9 +119,6 @@ class RowLoss:
         """Return the mean Hessian at weights (inputs, outputs) times each vector.
 
         Vectors are linear in inputs of their own, (rows, any number), and (that number, outputs).
-
-        Raises:
-            InvalidArgumentError: Autograd knows no second derivative of the loss.
         """
         found = [torch.zeros_like(vector) for vector in vectors]
         for rows in self._pieces():

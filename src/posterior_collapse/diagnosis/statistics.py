@@ -245,10 +245,6 @@ def mixture_information(mean: Float, std: Float) -> Information:
     it is too low, by about `(E integral q_n^2/q - 1) / (2 n)`: little as long as it is well below
     log n. The standard error is that of the mean of `KL(q_n || q)`, the influence of row n.
 
-    Args:
-        mean: (n,), finite.
-        std: (n,), positive.
-
     Source:
         Hoffman and Johnson (2016), ELBO surgery, for the quantity; each Gaussian is split over
         two grid points and two widths so that its mean and variance stay exact.

@@ -194,7 +194,6 @@ class Part:
     """What one deliverable adds to a row.
 
     Attributes:
-        tables: By name.
         charts: By name, each with its caption.
         checks: Against theory and against the paper's claim.
         notes: What a reader must know besides; sentences.

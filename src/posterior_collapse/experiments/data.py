@@ -173,11 +173,6 @@ def cells(data_dir: str | os.PathLike[str] | None = None) -> NDArray[np.float64]
 
     The file keeps log(1 + count x 10,000 / total): in each cell the least above 0 is one count, so
     that the counts follow. It is looked for in `data_dir` first.
-
-    Raises:
-        MissingFileError: The file is nowhere.
-        CorruptFileError: Another file has its name.
-        MissingDependencyError: h5py is not installed.
     """
     path = next(_places(data_dir), None)
     if path is None:

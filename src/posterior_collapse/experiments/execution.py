@@ -25,10 +25,9 @@ from posterior_collapse.runs.run import BY_MINIBATCHES
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ExactObjective, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.training import Fitted, Progress, Settings, checkpoints, exact, seeds
+from posterior_collapse.training.fitted import History
 from posterior_collapse.training.settings import effective_spec
 from posterior_collapse.training.units import is_no_number
-
-History = dict[str, list[float]]
 
 
 @dataclass(frozen=True)

@@ -104,14 +104,10 @@ class Grid:
     Args:
         title: What varies, in words; `{data}` stands for the name of the data, in the quick profile
             that of those in their place, `{warm_up}` for the epochs of the warm-up.
-        data: The data.
         spec: What all share, as the fields of a spec.
         network: Name of the architecture, and its options.
-        settings: How they train.
         vary: Fields of the spec (`beta_1` and `beta_2` for those of `betas`) or of the data, with
             their values; all combinations run.
-        method: As in `Run`.
-        evaluation: As in `Run`.
         spread: Whether to repeat the runs with several seeds.
         one_order: Whether these see the data in one order, so that all train together.
         quick: Most values per field in the quick profile.
@@ -183,7 +179,6 @@ class Row:
         name: As in the README of the published code.
         claim: What the row sets out to show, in our words.
         theory: What the theory of linear models says of it.
-        grids: Its runs.
         deliverables: Keys of `DELIVERABLES`.
         networks: Names of the architectures in the paper's words.
         published: Where the published scripts could not produce the row, or differ.

@@ -32,14 +32,7 @@ Arrays = dict[str, NDArray[Any]]
 def on_rows(
     model: MarkovVAE, spec: Spec, dataset: Dataset, evaluation: Evaluation, seed: int
 ) -> tuple[dict[str, Any], Arrays]:
-    """Diagnose a model on rows of data.
-
-    Args:
-        model: On any device.
-        spec: Its hyperparameters, the betas as under the convention `elbo`.
-        dataset: The rows.
-        evaluation: What to measure.
-        seed: Of the noise.
+    """Diagnose a model on rows of data; the spec's betas are as under the convention `elbo`.
 
     Returns:
         Numbers: those of `Diagnosis` that are one number, and per level those of `LevelDiagnosis`,

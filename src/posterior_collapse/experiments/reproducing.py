@@ -46,10 +46,8 @@ class State(NamedTuple):
     """What a caller is told as rows advance.
 
     Attributes:
-        row: The row at work.
         progress: Of its runs; None when its results are written.
         epoch: Of the group that trains, if it trains by minibatches.
-        verdict: Of a row that has ended.
     """
 
     row: Row

@@ -68,7 +68,6 @@ class Architecture(Record):
         name: A key of `ARCHITECTURES`; options that it does not leave free are its own.
         hidden: Widths of the hidden layers; with `channels`, of those between latent levels.
         channels: Channels of the stride-2 convolutions.
-        activation: Between layers.
         dropout: Rate after each hidden layer.
         input_dropout: Rate on x.
         latent: Activation of the means of every latent level.
@@ -155,9 +154,6 @@ class Architecture(Record):
     def named(name: str, **options: Any) -> Architecture:
         """Return an architecture by name, some of its options changed.
 
-        Raises:
-            InvalidArgumentError: An unknown name or option, or a value out of its domain.
-
         Example:
             >>> Architecture.named("hvae-relu").output
             'tanh'
@@ -200,9 +196,6 @@ class Architecture(Record):
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Architecture:
         """Return the architecture that `to_dict` described.
-
-        Raises:
-            InvalidArgumentError: An unknown name or option, or no name.
 
         Example:
             >>> one = Architecture.named("mlp", dropout=0.1)

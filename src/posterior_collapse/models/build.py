@@ -77,14 +77,7 @@ def build(
 
 
 def rebuild(config: Mapping[str, Any], generator: torch.Generator | None = None) -> MarkovVAE:
-    """Return the model that `config` describes; load its state dict next.
-
-    Args:
-        config: What `MarkovVAE.config` gave, perhaps through JSON.
-        generator: Of its initial weights, until then; None: with seed 0.
-
-    Raises:
-        InvalidArgumentError: A key or a value is missing or wrong.
+    """Return the model that `config`, a `MarkovVAE.config`, describes; load its state dict next.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec

@@ -159,10 +159,6 @@ def log_prob(p: Distribution, value: Tensor) -> Tensor:
     torch's own subtracts Gamma functions of r from each other, which in single precision leaves no
     digit from an r of 10^6 on, where the counts are all but a Poisson's.
 
-    Args:
-        p: Of any kind.
-        value: Of the shape of its draws.
-
     Example:
         >>> counts, logits = torch.tensor([0.0, 3.0]), torch.tensor(-16.118096)  # a mean of 1
         >>> log_prob(NegativeBinomial(1e7, logits=logits), counts)
@@ -321,12 +317,7 @@ def _largest(scores: Tensor) -> Tensor:
 
 
 def observation_of(spec: Spec, dim: int, classes: Sequence[int] | None) -> Observation | None:
-    """Return what turns decoder outputs into `p(y|z)`; None for a Gaussian.
-
-    Args:
-        spec: Names the likelihood, and a negative binomial's dispersion.
-        dim: Features of y.
-        classes: Of a categorical's positions.
+    """Return what turns decoder outputs, (..., dim), into `p(y|z)`; None for a Gaussian.
 
     Raises:
         InvalidArgumentError: A likelihood that has no loss here, or classes that are not dim.

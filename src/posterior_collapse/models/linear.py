@@ -89,17 +89,9 @@ def _values(model: MarkovVAE, state: Mapping[str, Tensor] | None = None) -> Line
 
 
 def exact_terms(values: LinearValues, x: Tensor, y: Tensor | None = None) -> Terms:
-    """Return each sample's terms, averaged over all noise.
+    """Return the terms of each sample, (batch, dim x) and perhaps (batch, dim y), less all noise.
 
     Over all samples at once, from their second moments, `theory.ExactObjective` has the averages.
-
-    Args:
-        values: The model's, from `linear_values`.
-        x: Input or condition, (batch, dim x).
-        y: Target, (batch, dim y); none: x.
-
-    Raises:
-        InvalidArgumentError: A conditional model without y.
 
     Example:
         >>> from posterior_collapse.models import build
@@ -147,9 +139,6 @@ def _diagonal(M: Tensor, S: Tensor) -> Tensor:
 
 def read_parameters(model: MarkovVAE) -> dict[str, NDArray[np.float64]]:
     """Return a linear model's matrices under the theory's names: W1, U1, sigma_1, b1, ...
-
-    Raises:
-        InvalidArgumentError: The model is not linear, or its std depends on the input.
 
     Example:
         >>> from posterior_collapse.models import build
@@ -221,19 +210,11 @@ def load_parameters(model: MarkovVAE, parameters: Mapping[str, ArrayLike]) -> No
 
 @torch.no_grad()
 def set_biases(model: MarkovVAE, mean_x: Tensor, mean_y: Tensor | None = None) -> None:
-    """Set the biases that are optimal for the model's matrices and data of these means.
+    """Set the biases that are optimal for a linear model's matrices and data of these means.
 
     With them the loss on the data is the loss on centred moments (theory: regression with
     intercept), so exact training needs no biases. Where the decoder is not Gaussian they make its
     output at the data's means the best constant one, such as the logits of these means.
-
-    Args:
-        model: Of architecture `linear`, with biases.
-        mean_x: (dim x,), on any device.
-        mean_y: (dim y,); none for an autoencoder.
-
-    Raises:
-        InvalidArgumentError: The model is not linear or has no biases.
     """
     _check_linear(model)
     layers, biases = _layers(model), _biases(model)
@@ -256,9 +237,6 @@ def trained_parameters(model: MarkovVAE) -> dict[str, Tensor]:
     """Return what exact training moves, under the theory's names; of learned stds, their logs.
 
     All but the biases, whose optimum is known: see `set_biases`.
-
-    Raises:
-        InvalidArgumentError: As `linear_values`.
     """
     _check_gaussian(model)
     _check_stds(model)

@@ -43,11 +43,7 @@ class MarkovVAE(LatentModel, nn.Module):
     negative binomial's `observation.dispersion`. Betas belong to the objective, not to the model.
 
     Args:
-        spec: The hyperparameters.
-        architecture: What the networks are.
-        shapes: Of the data.
         encoders: `q(z_l|.)` per level, bottom first.
-        decoders: `p(y|z_1)`, then `p(z_l|z_{l+1})`.
         input_dropout: Rate of dropout on x.
         observation: Makes `p(y|z_1)` of the decoder's output; none: a Gaussian, whose mean it is.
 

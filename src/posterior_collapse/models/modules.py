@@ -75,7 +75,6 @@ class Seen:
 
     Attributes:
         found: Whether there was any module, other than mere containers.
-        training: Whether one was in training mode.
     """
 
     found: bool = False

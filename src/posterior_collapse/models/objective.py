@@ -233,16 +233,7 @@ def capacity(step: int | Tensor, steps: int | Tensor, target: float | Tensor) ->
 
 
 def check_warm_up(length: int, total: float, name: str = "warm_up", *, unit: str = "steps") -> None:
-    """Refuse a warm-up that ends after the run: it would never be over.
-
-    Args:
-        length: Of the warm-up, in `unit`.
-        total: Length of the run, in `unit`.
-        name: What to call it.
-        unit: What is counted.
-
-    Raises:
-        InvalidArgumentError: `length` is negative or more than `total`.
+    """Refuse a warm-up that ends after the run, both of them in `unit`: it would never be over.
 
     Example:
         >>> check_warm_up(500, 400)

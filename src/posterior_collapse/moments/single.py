@@ -29,11 +29,7 @@ class Group:
     Features of two values are divided by what lies between these: sums of 0 and 1 are exact, where
     one product that is added again and again is rounded the same way each time.
 
-    Args:
-        width: Features.
-
     Attributes:
-        filled: Rows so far.
         shift: What was taken off them.
         two: Which features have two values, for all that is known.
     """

@@ -34,7 +34,6 @@ class Layout:
 
     Attributes:
         axis: What varies along the axis; "run" where no number does.
-        places: Of each run on it.
         series: The runs that one line serves, in the order of the axis, by what they share. Seeds
             are several dots of one series.
         across: The second number of a grid, which makes a map of it; else None.
@@ -146,7 +145,6 @@ class Band(NamedTuple):
         name: "unit 3", "18 others", or "all units" where those of single units are not kept.
         unit: Its index; None: it is several.
         low: Where it begins, (epochs,), in nats.
-        high: Where it ends.
     """
 
     name: str

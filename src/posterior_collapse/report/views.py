@@ -41,10 +41,8 @@ class View(NamedTuple):
     """How a kind of result is seen.
 
     Attributes:
-        panels: The result as a figure.
         page: As a page of its own, given what `write_page` is told.
         parts: What a notebook shows of it.
-        template: Of both.
     """
 
     panels: Callable[[Any], Panels]

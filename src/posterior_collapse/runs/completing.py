@@ -39,7 +39,6 @@ class Job(NamedTuple):
     """A group to train.
 
     Attributes:
-        runs: Of one family.
         folders: One each, for its checkpoints, from which it goes on; None: none are written.
         stays: Whether the last checkpoints stay there; else damaged ones count as none.
         report: Told of each epoch instead of the executor's own `report`.
@@ -155,8 +154,6 @@ class Progress(NamedTuple):
     """What a caller is told before and after each group, and when a run is kept.
 
     Attributes:
-        runs: Runs of the sweep.
-        done: Those that are kept.
         training: Those that train now, or wait to be measured; 0 between groups.
     """
 

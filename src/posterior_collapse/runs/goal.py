@@ -34,7 +34,6 @@ class Goal:
 
     Args:
         spec: All but what is tuned stays.
-        tune: `"beta"` or `"latents"`.
         active: Units to keep; None: all that the level has.
         level: Whose units, from 1; None: the last. It collapses first, since it hears the data only
             through the others, and its beta weighs its KL alone.
@@ -152,10 +151,6 @@ class Theory:
         approximated, none at all. At the lower one each part of the data alone has as many modes
         above the threshold, so that a network keeps no fewer; of upper levels, whose data are not
         known before training, it is a guess.
-
-        Raises:
-            InvalidArgumentError: Not even a linear model keeps so many, whatever its beta; or so
-                few.
         """
         below, kept = self.crossings()
         high = kept

@@ -43,7 +43,6 @@ class Kept:
     """A run that is kept in a folder.
 
     Attributes:
-        folder: Where it lies.
         record: What `sweep` kept of it; None: it is of `collapse train`.
         changes: What is said of its data, by fields of `RunData`; the rest is as it was trained.
         read: How the data of an experiment are read, of which only some rows may have been trained

@@ -37,14 +37,11 @@ class RunData(Record):
         name: A registry name, a file, `"matrix:CASE"` for the matrix problem of a verification
             case, or what to call data that were passed.
         task: `"quarter"` or `"half"`, for conditional models.
-        label: One class only.
         rows: At most so many of the first rows.
         size: Side in pixels that images are resized to.
         given: File with the condition.
         scale: Factor for the values of a file.
         split: `"train"` or `"test"`; None: as the data set has it.
-        data_dir: Where files of data sets are.
-        sha256: Of all values.
         header: Whether the first row of a .csv file is a header; None: told from the rows.
         columns: Of a table, the features by name, separated by commas; None: all columns.
         drop: Of a table, the columns to leave out, separated by commas.
@@ -105,14 +102,11 @@ class Evaluation(Record):
     """On what a run is measured, and how much of it is kept for figures.
 
     Args:
-        split: `"test"` or `"train"`.
         rows: Rows to measure on, at most; None: all.
         samples: Importance samples per row for the log-likelihood; 0: none.
         likelihood_rows: Rows that the log-likelihood is measured on, at most.
         panel: Rows kept beside their reconstructions.
-        matrices: Keep a linear model's matrices.
         bracket: Beside the forecast say between how many units a network keeps.
-        weights: Keep the trained model.
         also: A second split to measure on, without a likelihood; None: none.
         panel_split: That of the panel's rows; None: `split`.
         drawn: Keep beside reconstructions by means those with every latent drawn.
@@ -136,16 +130,12 @@ class Run(Record):
     """One training run, fully described.
 
     Args:
-        data: The data.
-        spec: The hyperparameters.
-        architecture: The networks.
         settings: How it is trained, seed and convention included.
         method: `"minibatch"`; `"widened"`: a model of one unit less that was trained so gets one
             more and trains as long again; `"dead"`: it gets one that is dead, and is not trained
             any more; `"exact"`: a linear model on moments; `"recorded"`: the same by
             Adam at a constant rate, its distance to the closed form kept after every step;
             `"decayed"`: the same at a rate that falls to 0.
-        evaluation: What is measured.
         from_forecast: Start a linear model at the closed-form optimum.
 
     Raises:

@@ -52,9 +52,7 @@ class Handed(NamedTuple):
 
     Attributes:
         packed: The checkpoints of the group's runs; None: they are not needed any more.
-        epochs: What was told of each epoch.
         done: What the group left behind; None: it has not ended.
-        warned: What was warned of.
     """
 
     packed: Packed | None

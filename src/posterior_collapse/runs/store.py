@@ -43,10 +43,7 @@ class _Finished:
     """What is measured of a finished run.
 
     Attributes:
-        run: Its description.
-        measured: JSON-able values.
         forecast: What theory says of the same, or None.
-        stopped: Why the run ended.
     """
 
     run: Run
@@ -82,9 +79,6 @@ class Outcome(_Finished):
     """All that a finished run leaves behind.
 
     Attributes:
-        history: Columns by name.
-        arrays: What figures need.
-        model: The trained model.
         wall_s: Seconds it took; a member of a group counts its share.
     """
 
@@ -103,7 +97,6 @@ class Record(_Finished):
     Attributes:
         retrained_together: Keys of the runs that trained together with it.
         origin: Version, hardware and wall time; perhaps how its data are read again.
-        folder: Where it lies.
         files: SHA-256 of its other files; None for a run that an earlier version kept, which
             wrote none.
     """
@@ -178,14 +171,10 @@ class Store:
     any moment leaves nothing that counts, and of two that finish the same run one is kept.
 
     Args:
-        folder: Made when the first run is put in.
         models: Whether to keep the trained models of runs that are put in. Without them a run is
             a tenth as large, and all but `Record.model` is there.
         data: How the data of runs that are put in are read again, as fields of `RunData`; None:
             nobody knows.
-
-    Example:
-        >>> Store("no/such/folder").get("0123")
     """
 
     def __init__(
@@ -236,9 +225,6 @@ class Store:
         """Keep what a finished run left behind, and where (version and hardware).
 
         `together` are the keys of the runs that it trained with, its own among them.
-
-        Raises:
-            OutputError: The folder cannot be written.
         """
         key = outcome.run.key
         partial = self.folder / f".{key}.{os.getpid()}.{uuid.uuid4().hex[:8]}{files.PARTIAL}"

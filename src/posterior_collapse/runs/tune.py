@@ -60,7 +60,6 @@ class Trial(Record):
         active: Active units at the end, per seed, as `diagnose` counts them.
         halfway: Those at half of the run, per seed; None where it has too few epochs to tell.
         linear: Those of the linear optimum, counted likewise; None where it has no closed form.
-        steps: Steps of each run.
         approximate: Whether `linear` is a quadratic approximation's: of no Gaussian decoder.
     """
 
@@ -350,7 +349,6 @@ class Found(NamedTuple):
     """What a search found.
 
     Attributes:
-        trials: What was tried.
         best: Of the longest runs, which have `times` the length asked for, the one nearest.
     """
 

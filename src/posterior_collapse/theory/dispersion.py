@@ -37,8 +37,6 @@ class Tally:
         feature: Whose value it is, shape (values,).
         value: Of a feature.
         times: How many rows have it.
-        n: Number of rows.
-        features: How many there are.
     """
 
     feature: npt.NDArray[np.int64]

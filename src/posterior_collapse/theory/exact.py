@@ -24,7 +24,6 @@ class ExactTerms(NamedTuple):
 
     Attributes:
         squared_error: `E|y - mu|^2`, in data units squared.
-        eta_dec: Decoder std.
         normaliser: `dim(y)/2 log(2 pi eta_dec^2)`, nats.
         kl: Per level, bottom first, of each unit, nats, (units,).
     """

@@ -37,9 +37,6 @@ class ReducedObjective:
     variances from 0 to 5, how large a unit of the data is, nor how narrow a posterior. A loss of
     data far smaller than their noise is measured in what it can lose, without its constant, beside
     which it would be lost to rounding.
-
-    Args:
-        objective: What to reduce.
     """
 
     def __init__(self, objective: ExactObjective) -> None:

@@ -22,12 +22,7 @@ Bias = Literal["both", "encoder", "decoder", "none"]
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """Moments, and how often each value occurs, which a learned dispersion asks for.
-
-    Attributes:
-        moments: Of the data.
-        counts: Of their targets.
-    """
+    """Moments, and how often each value occurs, which a learned dispersion asks for."""
 
     moments: Moments
     counts: Tally
@@ -69,15 +64,7 @@ def as_moments(data: Any, spec: Any) -> tuple[Moments, Spec]:
 
 
 def require_gaussian(spec: Spec) -> None:
-    """Refuse a spec whose objective is not a function of the data's second moments.
-
-    Raises:
-        NotSolvedError: The likelihood is not Gaussian.
-
-    Example:
-        >>> from posterior_collapse.specs import VAESpec
-        >>> require_gaussian(VAESpec(latent_dim=2))
-    """
+    """Refuse a spec whose objective is not a function of the data's second moments."""
     if spec.likelihood != "gaussian":
         raise NotSolvedError(
             "spec", f"likelihood {spec.likelihood!r}",

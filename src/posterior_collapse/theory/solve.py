@@ -28,8 +28,6 @@ class Problem:
     """What a spec asks of the data's modes, made ready for the theorems.
 
     Attributes:
-        spec: The hyperparameters.
-        modes: Of the data.
         sigmas: Per level, posterior std in mode order: an array, or None if learned per unit.
         orders: Per level, the unit that carries mode 0, 1, ...
     """

@@ -70,7 +70,6 @@ class Modes:
     """Spectrum of the data as a linear VAE sees it.
 
     Attributes:
-        moments: Where the modes come from.
         conditional: Whether x is a condition that the decoder sees too.
         noise: For a likelihood that is not Gaussian, what the data were measured in.
     """

@@ -71,9 +71,7 @@ class Numbers:
     one value per mode.
 
     Attributes:
-        betas: Beta per level.
         etas: Std of p(y|z1), then of p(z_l|z_{l+1}).
-        eta_enc: Prior std of the last level.
     """
 
     betas: Sequence[Float | float]

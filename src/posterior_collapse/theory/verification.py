@@ -29,7 +29,6 @@ class Case:
     Attributes:
         name: E8, E13, E14 (the paper's matrix experiments) or a branch.
         source: Theorem or section of the derivation.
-        model: The model in words.
         draw: From a generator to moments and spec.
         identified: Whether the optimum's singular values are unique.
     """

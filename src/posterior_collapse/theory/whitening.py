@@ -77,7 +77,6 @@ class Whitening:
         modes: How many there can be, one for each feature that varies; of one-hot positions, whose
             classes sum to 1, one less each. What exceeds them is rounding.
         exact: Whether the onset is; of a learned dispersion only where every count is known.
-        notes: What the reader should know.
     """
 
     moments: Moments
@@ -148,12 +147,7 @@ def _dispersion(spec: Spec, mean: Float, variance: Float, counts: Tally | None) 
 
 
 def whiten_given(data: Samples, spec: Spec) -> Whitening:
-    """Return the whitened moments of what a condition leaves unexplained.
-
-    Args:
-        data: Condition x and target y.
-        spec: Says the likelihood.
-    """
+    """Return the whitened moments of what a condition x leaves unexplained of a target y."""
     assert data.y is not None
     fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))

@@ -51,7 +51,6 @@ class Batches(ABC):
     """Batches for training, and the facts on the data that a model and a forecast need.
 
     Attributes:
-        given: The data as they were read.
         dims: Numbers per row of x, and of y (None: an autoencoder).
         image_shape: Of the rows that are decoded, where they are images.
         condition_shape: Of x where it is a condition.
@@ -300,9 +299,6 @@ def feed(
 
     All but a DataLoader are read into memory, in the training precision. The spec says whether a
     condition is needed; of labels there may be more `classes` than occur.
-
-    Raises:
-        DataError: The data cannot be used, or a conditional model has no target.
 
     Example:
         >>> from posterior_collapse.specs import VAESpec

@@ -43,7 +43,6 @@ class Checkpoint(NamedTuple):
     """A state of a run.
 
     Attributes:
-        step: Optimiser steps done.
         tensors: Parameters, optimiser moments, generator states, ... on the CPU.
         meta: Everything else, as JSON gives it back (tuples come back as lists).
     """
@@ -255,9 +254,6 @@ def prune(folder: str | Path, step: int, keep: int = KEEP) -> None:
 
     `save` does so itself; a process killed in it leaves the rest to the run that resumes. Those of
     later steps go; so many are kept, that of this step included.
-
-    Raises:
-        OutputError: The folder cannot be changed.
     """
     folder = Path(folder)
     with writing(folder):

@@ -27,8 +27,6 @@ class Course:
     """What a run has done so far.
 
     Attributes:
-        settings: Of this run.
-        history: Columns by name.
         stopped: Why it ended; None while it goes on.
         best: Lowest loss that early stopping has seen.
         waited: Epochs since.
@@ -112,9 +110,7 @@ class Progress(NamedTuple):
     """What a caller is told after each epoch.
 
     Attributes:
-        step: Steps done.
         steps: Steps of the whole run; None: unknown.
-        epoch: Epochs done.
         rows: Per run, the epoch's row of the history; None for a run that has stopped.
     """
 

@@ -70,12 +70,9 @@ class Engine:
     """Trains a stack of models; a single run is a stack of one.
 
     Args:
-        models: One per run.
         settings: One per run, different in seed, learning rate and clip only.
-        feed: The data.
         validation: For early stopping, or none.
         folders: Of the checkpoints, one per run or none.
-        report: Called after each epoch.
         alone: Raise when the loss is not finite, instead of freezing that run.
     """
 
@@ -421,11 +418,6 @@ def keeping_memory() -> Iterator[None]:
     glibc returns large pieces to the system as soon as they are free, and the system clears each
     page anew when it is asked again: of a convolutional network that is a quarter of a step. Where
     the C library is another than glibc, nothing is done.
-
-    Example:
-        >>> with keeping_memory():
-        ...     sum([1, 2])
-        3
     """
     if platform.libc_ver()[0] != "glibc":
         yield

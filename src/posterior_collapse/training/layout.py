@@ -24,11 +24,6 @@ SMALL = 4096
 class Layout:
     """Names of a model's parameters against the leaves that are trained.
 
-    Args:
-        model: Any of the runs'.
-        rows: Rows per batch.
-        share_heads: Whether the heads may be one leaf.
-
     Attributes:
         data_layers: Per kind of data, the layers that meet it and their widths.
         heads: The heads in the order of their hidden features; empty where they stay apart.

@@ -217,9 +217,7 @@ class Annealing:
 
     Args:
         settings: With `warm_up`, `cycles`, `capacity` (one, or one per level) and so on.
-        levels: Number of latent levels.
         steps_per_epoch: Steps per epoch; None: unknown, which only a constant schedule allows.
-        total_steps: Steps of the run.
 
     Raises:
         InvalidArgumentError: A warm-up longer than the run, or one in epochs of unknown length;

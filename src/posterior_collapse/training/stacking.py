@@ -108,8 +108,6 @@ class Step(NamedTuple):
     """What a step is made of.
 
     Attributes:
-        batch: Rows that all runs see.
-        draws: Each run's own.
         betas: (runs, levels).
         capacity: (levels,), or none.
     """
@@ -161,9 +159,6 @@ class Stack:
 
     Args:
         models: Built from specs that differ in numbers only.
-        device: Where to keep them.
-        rows: Rows per batch.
-        half: Take matrix products in bfloat16.
         residuals: Take the squared error from residuals: see `needs_residuals`.
         graphed: A step will be launched as one graph, so that it need not be traced.
 
@@ -219,11 +214,6 @@ class Stack:
         self, step: Step, *, convention: str, free_bits: float | None
     ) -> tuple[list[Tensor], Tensor]:
         """Return the gradients in the order of the leaves, and what the step measured.
-
-        Args:
-            step: Its rows, draws and weights.
-            convention: Of the loss.
-            free_bits: In nats per unit.
 
         Returns:
             Gradients (runs, ...), and (runs, 2 + units of all levels): the loss, its reconstruction

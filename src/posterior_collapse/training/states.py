@@ -47,16 +47,9 @@ class TrainState:
 
     Attributes:
         models: One per run, as they were initialised.
-        stack: Their parameters.
-        optimiser: With its moments.
-        runs: The course of each.
         data: Fingerprint of the data; None: not known.
         validation: That of the validation data, or in a word what there is instead.
         total_steps: Steps of the whole run; None: not known.
-        step: Steps done.
-        epoch: Epochs done.
-        step_in_epoch: Steps done of the epoch begun.
-        rows_in_epoch: Rows seen in it.
         sums: What its steps measured, summed over rows, (runs, measures): the loss, its
             reconstruction part and each unit's KL. Always the same tensor: a graph knows no other.
         bests: The parameters to which early stopping returns, as the leaves of the stack.
@@ -167,12 +160,7 @@ def load_model(checkpoint: Checkpoint) -> MarkovVAE:
 
 
 def load_exact(model: MarkovVAE, run: Course, data: str | None, folder: str | Path) -> int:
-    """Take over the result of exact training; return its iterations.
-
-    Raises:
-        CheckpointError: No good checkpoint, or one of another run.
-        InvalidArgumentError: It has more iterations than the settings allow.
-    """
+    """Take over the result of exact training; return its iterations."""
     checkpoint = checkpoints.load(folder)
     _check_same(model, run.settings, data, checkpoint, folder, exact=True)
     _check_not_over(run.settings, checkpoint.step, epochs=0)

@@ -51,7 +51,6 @@ class Optimiser:
     Args:
         settings: `optimiser`, and `momentum` of SGD.
         parameters: By name, (runs, ...) each, contiguous.
-        rates: Learning rate per run.
     """
 
     def __init__(

@@ -210,12 +210,7 @@ def _is_large(node: Node) -> bool:
 
 @functools.cache
 def library() -> str:
-    """Return by which library large float32 products are taken: `"onednn"` or `"mkl"`.
-
-    Example:
-        >>> library() in ("onednn", "mkl")
-        True
-    """
+    """Return by which library large float32 products are taken: `"onednn"` or `"mkl"`."""
     backends: Any = torch.backends
     # torch has the setting since 2.9.
     settable = backends.mkldnn.is_available() and hasattr(backends.mkldnn, "matmul")

@@ -61,8 +61,6 @@ class Curve(NamedTuple):
     """The error of one quantity over one run.
 
     Attributes:
-        problem: Title of the run's grid.
-        seed: Of the run.
         name: `V1`, `U1`, `sigma_1` and so on.
         theory: The values that it is held against.
         end: Mean absolute error after the last iteration.

@@ -319,9 +319,6 @@ class Quote(NamedTuple):
     """What a script printed of one run, on a CPU, with its seed.
 
     Attributes:
-        network: Name of its architecture.
-        labels: Its values in a grid.
-        numbers: By measure.
         note: How it was run, where that differs from the row.
     """
 

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from posterior_collapse.diagnosis.gain import WORTH
 from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
     RIGHT,
+    Records,
     by_problem,
     is_whole,
     quantiles,
@@ -30,8 +32,6 @@ ANSWERS: Mapping[str, str] = {
     "undecided": "undecided", "cannot-tell-yet": "undecided", "diverged": "undecided",
 }  # fmt: skip
 """What a conclusion says of one more unit."""
-WORTH = 0.01
-"""Share of what the living units brought that is worth a unit, as a diagnosis has it."""
 TIMES = 2.0
 """Factor within which what a unit brings is what was said."""
 LEAST_OF_THREE = 0.75
@@ -41,7 +41,6 @@ FAILED = ("signal-unclaimed", "more-units-pay", "diverged")
 FINE = ("collapse-optimal", "nothing-to-do")
 PLANTED = "a dead unit"
 WORDS = {"": "without warm-up", "warm-up": "with warm-up", PLANTED: "a unit planted dead"}
-Records = Sequence[Mapping[str, Any]]
 
 
 def _loss(result: Result) -> float:

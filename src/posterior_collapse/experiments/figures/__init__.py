@@ -67,8 +67,6 @@ class Chart(NamedTuple):
     """A figure and the numbers behind it.
 
     Attributes:
-        figure: The matplotlib figure.
-        table: Rows of the CSV beside it.
         images: Of a figure of images: title -> (rows, columns, height, width), in 256 steps.
     """
 

@@ -140,7 +140,6 @@ class Approach(NamedTuple):
 
     Attributes:
         line: Iterations, and the mean absolute error after each. Errors of 0 are not drawn.
-        goal: What the error may be at the end.
         note: What the legend says of it besides its name.
         exact: Error of exact training, drawn as a cross at the last iteration; None: no cross.
     """

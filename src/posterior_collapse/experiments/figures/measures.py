@@ -125,7 +125,6 @@ class Points(NamedTuple):
 
     Attributes:
         settings: Numbers, which lines join, or words in order.
-        mean: Over the seeds of each.
         std: Over the seeds of each, that of a sample; NaN for one seed.
         bounds: Which are upper bounds, marked by an arrow down; empty: none.
         each: The values of each setting, drawn in place of mean and std; empty: not known.

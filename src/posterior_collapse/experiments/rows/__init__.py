@@ -22,9 +22,6 @@ ROWS: tuple[Row, ...] = tuple(
 def chosen(name: str) -> tuple[Row, ...]:
     """Return the rows that a name stands for: `all`, an id such as `E1`, or `X3` for X3a to X3g.
 
-    Raises:
-        InvalidArgumentError: No such row.
-
     Example:
         >>> [row.name for row in chosen("e7")]
         ['Linear CVAE sweep']

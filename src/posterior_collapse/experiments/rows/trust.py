@@ -47,11 +47,8 @@ class Problem:
     """A network, a likelihood and data, with the onset of total collapse that theory predicts.
 
     Args:
-        data: The data.
-        network: As in `Grid`.
         epochs: How long it trains: about 8,000 steps, the cnn fewer.
         onset: Beta from which theory says that every unit collapses; a test recomputes it.
-        likelihood: Of the decoder.
         shares: Betas, as shares of the onset.
         one_more: Shares of the onset at which it is asked what one more unit brings.
         warm: Whether it is asked of warm starts too, and of a dead unit planted: twice the work,
