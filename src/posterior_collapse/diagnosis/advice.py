@@ -27,9 +27,14 @@ from posterior_collapse.diagnosis.conclusions import (
     verdict,
     what_decides,
 )
-from posterior_collapse.diagnosis.gain import near_worth
 from posterior_collapse.diagnosis.mistakes import mistaken
-from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
+from posterior_collapse.diagnosis.results import (
+    Conclusion,
+    Diagnosis,
+    Finding,
+    LevelDiagnosis,
+    near_worth,
+)
 from posterior_collapse.errors import count_of, of_level
 from posterior_collapse.theory import ACTIVE_INFORMATION, Forecast, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
@@ -305,28 +310,22 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
     theory = found.forecast
     kept = 0 if theory is None else kept_units(theory)[-1]
     beside = f"where the linear optimum of the same spec and data keeps {kept}."
+    see = "Diagnose the model with its decoder to see whether"
     if found.n_active < kept:
-        yield Finding(
-            "fewer-than-linear",
-            f"{_units(found.n_active)} active {beside}",
-            "Diagnose the model with its decoder to see whether signal is left unclaimed.",
-        )
-    elif spare and theory is None:
-        yield Finding(
-            "undecided",
-            "Whether the collapsed units could carry something is not known.",
-            "Compare them with a linear model's, by the data, beta and eta_dec; and diagnose the "
-            "model with its decoder (one that sees the data: teacher_forcing=True).",
-        )
-    elif spare and theory is not None:
-        what = f"{_units(spare)} collapsed {beside}"
-        action = "Diagnose the model with its decoder to see whether one more unit would pay."
-        beta, onset = theory.spec.beta_levels[0], theory.onset
-        if found.n_active == 0 and beta >= onset and theory.spec.model == "vae":
-            # That of a linear model is that of networks.
-            what = f"{_units(spare)} collapsed: beta = {beta:.4g} is above {onset:.3g}, from which "
-            what += "on total collapse is stable, in networks too whose decoder sees z alone."
-            action = f"Lower beta to below {onset:.3g}, where a first unit begins to pay."
+        what = f"{_units(found.n_active)} active {beside}"
+        yield Finding("fewer-than-linear", what, f"{see} signal is left unclaimed.")
+    elif spare:
+        what = "Whether the collapsed units could carry something is not known."
+        action = "Compare them with a linear model's, by the data, beta and eta_dec; and diagnose "
+        action += "the model with its decoder (one that sees the data: teacher_forcing=True)."
+        if theory is not None:
+            what, action = f"{_units(spare)} collapsed {beside}", f"{see} one more unit would pay."
+            beta, onset = theory.spec.beta_levels[0], theory.onset
+            if found.n_active == 0 and beta >= onset and theory.spec.model == "vae":
+                what = f"{_units(spare)} collapsed: beta = {beta:.4g} is above {onset:.3g}, from "
+                what += "which on total collapse is stable, in networks too whose decoder sees z "
+                what += "alone."
+                action = f"Lower beta to below {onset:.3g}, where a first unit begins to pay."
         yield Finding("undecided", what, action)
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from posterior_collapse.diagnosis.gain import near_worth
 from posterior_collapse.diagnosis.results import (
     LEFT_OUT,
     LINEARLY,
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
+    near_worth,
 )
 from posterior_collapse.errors import (
     DataError,

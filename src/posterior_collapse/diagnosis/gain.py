@@ -17,7 +17,7 @@ from numpy.polynomial.hermite_e import hermegauss
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import Signal
-from posterior_collapse.diagnosis.results import Diagnosis, Gain, LevelDiagnosis
+from posterior_collapse.diagnosis.results import Gain, LevelDiagnosis
 from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
 from posterior_collapse.theory import unclaimed_signal
 from posterior_collapse.theory.thresholds import (
@@ -317,17 +317,3 @@ def side_of_worth(bought: Bought, t: float, error: float, worth: float) -> Side:
     if least > worth:
         return "above"
     return "below" if most <= worth else "undecided"
-
-
-def near_worth(found: Diagnosis, at: int) -> str:
-    """Return, as a clause, by how little a unit would pay of which only that is open; else nothing.
-
-    Its t is surely above 1, but whether the unit is worth having the rows do not tell.
-    """
-    t, error, gain = found.signal[at], found.signal_error[at], found.gains[at]
-    if not found.undecided_units[at] or side_of_threshold(t, error) != "above":
-        return ""
-    return (
-        f"one more unit would lower the loss by about {gain.whole:.2g} nats, near the "
-        f"{gain.worth:.2g} worth a unit"
-    )
