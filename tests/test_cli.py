@@ -245,7 +245,7 @@ def bad_files() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("forecast nan.npy", "x: got nan at row 4, column 1"),
+        ("forecast nan.npy", "x: got nan at row 4, column 1 (counted from 0)"),
         ("forecast empty.npy", "empty"),
         ("forecast flat.npy", "reshape"),
         ("forecast complex.npy", "complex"),

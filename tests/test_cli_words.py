@@ -95,6 +95,19 @@ def test_every_number_may_have_several_values(run) -> None:
         ("forecast x.npy --standardize --scale 2", "--standardize: got True beside --scale"),
         ("reproduce E8 --finished --runs-only", "--runs-only: got True beside --finished"),
         ("forecast x.npy --model hvae --beta 2:1 --sigma-1 learned", "Raise beta_2 to 2.0"),
+        (
+            "forecast x.npy --latents 5 --beta 0.5 --eta-dec learned",
+            "error: --eta-dec: got 'learned' with",
+        ),
+        (
+            "forecast x.npy --latents 5 --beta 0.5 --eta-dec learned",
+            "Pass --eta-dec as a number, or use",
+        ),
+        (
+            "forecast x.npy --likelihood mse",
+            "one of gaussian, bernoulli, categorical, poisson, negative-binomial, other. Pass"
+            " --likelihood gaussian for a squared error, 'bernoulli' for binary cross-entropy.",
+        ),
     ],
 )
 def test_another_grammar_is_told_the_right_one(run, line, words) -> None:
@@ -120,6 +133,43 @@ def test_what_to_do_is_spelled_once_and_in_options(run, file, words) -> None:
     status, said = run(f"forecast {file}")
     assert status == 2
     assert said.endswith(words)
+
+
+def test_a_loss_of_a_std_is_told_the_option(run) -> None:
+    """It named `log_var=False`, which no command takes."""
+    Path("loss.py").write_text(
+        "def loss(y_hat, y, mean, std):\n"
+        "    kl = (0.5 * (mean**2 + std**2 - 1) - std.log()).sum(1)\n"
+        "    return (((y_hat - y) ** 2).sum(1) / 2 + kl).mean()\n"
+    )
+    status, said = run("audit loss.py:loss x.npy --latents 2")
+    assert status == 2
+    assert "Pass --std, if it takes a std." in said
+    assert "beta * eta_dec^2 = 1:" in run("audit loss.py:loss x.npy --latents 2 --std")[1]
+
+
+def test_the_batch_size_that_a_beta_depends_on_can_be_given(run) -> None:
+    """At another than that of training the count of units is that of another loss."""
+    Path("loss.py").write_text(
+        "def loss(y_hat, y, mean, log_var):\n"
+        "    kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum()\n"
+        "    return ((y_hat - y) ** 2).sum(1).mean() / 2 + kl\n"
+    )
+    _, said = run("audit loss.py:loss x.npy --latents 2")
+    assert "here 8." in said
+    assert "the batch size that you train with (batch_size=, --batch-size)" in said
+    assert "beta = 128 at" in run("audit loss.py:loss x.npy --latents 2 --batch-size 128")[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [("x.feather", "numpy.save('x.npy', x)"), ("x.mtx.gz", "scipy.io.mmread(path)")],
+)
+def test_how_to_convert_a_file_is_said(run, file, how) -> None:
+    Path(file).write_text("numbers")
+    status, said = run(f"forecast {file}")
+    assert status == 2
+    assert how in said
 
 
 def test_levels_count_from_1_in_advice_too(run) -> None:

@@ -166,6 +166,25 @@ def test_latents_far_wider_than_the_prior_are_said_with_their_scale() -> None:
     assert level.prior_gap == pytest.approx(level.kl - level.input_information)
 
 
+def test_arrays_that_collapsed_are_held_against_the_onset() -> None:
+    """To pass the spec and the data was the advice to those who had passed both."""
+    x = np.random.default_rng(0).standard_normal((400, 5)) * [2, 1, 0.5, 0.4, 0.3]
+    onset = np.linalg.eigvalsh(np.cov(x.T, bias=True))[-1]
+    dead = np.zeros((400, 64))
+    (alone,) = pc.diagnose_arrays(dead, 1.0).advice
+    assert "by the data, beta and eta_dec" in alone.action
+    (above,) = pc.diagnose_arrays(dead, 1.0, data=x, spec=pc.VAESpec(64, beta=9)).advice
+    assert f"64 units collapsed: beta = 9 is above {onset:.3g}, from which on" in above.text
+    assert above.action.startswith(f"Lower beta to below {onset:.3g}")
+    (below,) = pc.diagnose_arrays(dead, 1.0, data=x, spec=pc.VAESpec(64, beta=2)).advice
+    assert below.code == "fewer-than-linear"
+    live = dead.copy()
+    live[:, 0] = 3 * x[:, 0]
+    one = pc.diagnose_arrays(live, 1.0, data=x, spec=pc.VAESpec(64, beta=2)).advice[0]
+    assert one.text.startswith("63 units collapsed where the linear optimum")
+    assert "spec" not in one.action
+
+
 @pytest.mark.parametrize("wrong", ["variance", "std"])
 def test_a_variance_taken_for_its_log_is_noticed(wrong) -> None:
     mean, std, _ = planted()
@@ -249,8 +268,8 @@ MEAN = np.zeros((5, 3))
         ("a posterior", {"std": 1.0}, "real numbers"),
         (np.full((5, 3), np.nan), {"std": 1.0}, "mean: got nan at row 0, column 0"),
         (MEAN, {"std": np.ones((4, 3))}, r"std: got shape \(4, 3\)"),
-        (MEAN, {"std": np.where(np.eye(5, 3) > 0, -0.5, 1)}, "-0.5 at row 0, unit 0.*log_var"),
-        (MEAN, {"std": np.where(np.arange(15).reshape(5, 3) == 7, 0.0, 1)}, "0 at row 2, unit 1"),
+        (MEAN, {"std": np.where(np.eye(5, 3) > 0, -0.5, 1)}, "-0.5 at row 0, unit 1.*log_var"),
+        (MEAN, {"std": np.where(np.arange(15).reshape(5, 3) == 7, 0.0, 1)}, "0 at row 2, unit 2"),
         (MEAN, {"std": np.where(np.arange(15).reshape(5, 3) == 7, np.inf, 1)}, "inf at row 2"),
         (MEAN, {"log_var": np.full((5, 3), -1e9)}, "Check log_var"),
         (MEAN, {"std": 1.0, "prior_std": -1.0}, "Check prior_std"),

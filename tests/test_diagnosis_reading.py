@@ -222,10 +222,10 @@ class Broken(PlantedHierarchy):
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (Broken(1, mean=float("nan")), "posterior mean of z1: got nan at row 29, unit 3"),
-        (Broken(2, mean=float("inf")), "posterior mean of z2: got inf at row 29, unit 3"),
-        (Broken(1, std=-0.5), "posterior std of z1: got -0.5 at row 29, unit 3"),
-        (Broken(2, std=0.0), "posterior std of z2: got 0.0 at row 29, unit 3"),
+        (Broken(1, mean=float("nan")), "posterior mean of z1: got nan at row 29, unit 4"),
+        (Broken(2, mean=float("inf")), "posterior mean of z2: got inf at row 29, unit 4"),
+        (Broken(1, std=-0.5), "posterior std of z1: got -0.5 at row 29, unit 4"),
+        (Broken(2, std=0.0), "posterior std of z2: got 0.0 at row 29, unit 4"),
     ],
 )
 def test_a_wrong_posterior_is_said_with_its_place(model, said) -> None:

@@ -212,6 +212,16 @@ def test_no_advice_takes_back_another() -> None:
     assert "raise beta from 1" in alone.action
 
 
+def test_data_of_unlike_scales_are_told_to_a_run_that_has_not_arrived() -> None:
+    """It was told to train longer, and to raise beta, of latents 50 times as wide as the prior."""
+    x = np.random.default_rng(0).standard_normal((300, 4)) * [300, 2, 1, 1] + [1000, 0, 0, 0]
+    fitted = pc.fit(x, pc.VAESpec(2), "mlp", hidden=(8,), epochs=1)
+    found = pc.diagnose(fitted, x)
+    assert (found.levels[0].prior_gap > 0.5).any()
+    assert [one.code for one in found.advice] == ["not-at-optimum"]
+    assert any("standard deviations up to" in note for note in found.notes)
+
+
 def test_what_a_run_that_has_not_arrived_would_gain_is_said_as_it_stands() -> None:
     x = np.random.default_rng(0).standard_normal((1000, 6)) * [5, 4, 3, 0.5, 0.4, 0.1]
     early = pc.fit(pc.VAESpec(2), x, "linear", epochs=2, learning_rate=3e-2, seed=1)

@@ -83,6 +83,29 @@ def test_a_clear_signal_is_still_decided(model, t, conclusion) -> None:
     assert found.count(conclusion) >= 19
 
 
+def test_a_signal_surely_above_1_is_not_called_undecided_itself() -> None:
+    """What is open beside t = 1.57 \u00b1 0.06 is whether so small a gain is worth a unit."""
+    x = pc.load("digits").x
+    found = pc.diagnose(pc.fit(x, pc.VAESpec(8, beta=0.1), "linear", exact=True), x)
+    (t,), (error,), (gain,), (finding,) = (
+        found.signal, found.signal_error, found.gains, found.advice,
+    )  # fmt: skip
+    assert found.conclusion == "undecided"
+    assert t - 2 * error > 1.3
+    # The ninth mode's own gain, and a hundredth of what the eight units bring.
+    modes = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1] / 0.1
+    gains = 0.05 * (modes[:9] - 1 - np.log(modes[:9]))
+    assert gain.whole == pytest.approx(gains[8], rel=1e-3)
+    assert gain.worth == pytest.approx(gains[:8].sum() / 100, rel=1e-3)
+    near = f"lower the loss by about {gains[8]:.2g} nats, near the {gain.worth:.2g} worth a unit"
+    assert "whether one more unit is worth it is undecided (t = 1.57" in found.verdict
+    assert near in found.verdict
+    assert near in finding.text
+    for words in (found.verdict, finding.text, finding.action):
+        assert "rows" not in words
+        assert "above 1 or not" not in words
+
+
 def test_what_is_undecided_is_said_with_the_rows_that_would_decide() -> None:
     model, x = dead_wrapped(), rows(1000, 1.05, 0)
     found = pc.diagnose(model, x)

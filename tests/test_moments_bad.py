@@ -90,7 +90,7 @@ def test_the_place_of_what_is_not_finite_is_said(value: float, dtype: type) -> N
         bad = x.copy()
         bad[row, column] = value
         bad[row + 1 :, column:] = np.nan  # the first one is named, not the last
-        words = f"got {value} at row {row}, column {column};"
+        words = rf"got {value} at row {row}, column {column} \(counted from 0\);"
         refused("^x: " + words, pc.Moments.from_arrays, bad)
         refused("^y: " + words, pc.Moments.from_arrays, x, bad)
         refused("^x: " + words, pc.Moments.from_arrays, bad, x)
@@ -102,7 +102,7 @@ def test_the_place_of_what_is_not_finite_is_said(value: float, dtype: type) -> N
 def test_infinities_that_cancel_are_seen() -> None:
     bad = X.copy()
     bad[3, 1], bad[7, 1] = np.inf, -np.inf
-    refused("^x: got inf at row 3, column 1;", pc.Moments.from_arrays, bad)
+    refused(r"^x: got inf at row 3, column 1 \(counted from 0\);", pc.Moments.from_arrays, bad)
 
 
 @pytest.mark.parametrize("limit", [4, 1000], ids=["sketch", "row space"])
@@ -113,7 +113,7 @@ def test_wide_data_are_refused_alike(limit: int, value: float, monkeypatch) -> N
     bad = X.copy()
     bad[33, 4], bad[34, 4] = value, -value
     large = r"^x: got values up to 1e\+200"
-    words = large if value == 1e200 else f"^x: got {value} at row 33, column 4;"
+    words = large if value == 1e200 else rf"^x: got {value} at row 33, column 4 \(counted from 0\);"
     refused(words, pc.Moments.from_arrays, bad)
     refused("all constant", pc.Moments.from_arrays, np.full((40, 6), 0.1))
     if limit > len(X):

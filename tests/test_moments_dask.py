@@ -96,7 +96,11 @@ def test_the_place_of_what_is_not_finite_counts_from_the_first_row(value: float)
     x, y = X.copy(), Y.copy()
     x[217, 5], y[133, 2] = value, value
     lazy = da.from_array(x, chunks=(40, 2))
-    with pytest.raises(pc.DataError, match=rf"^x: got {value} at row 217, column 5;"):
+    with pytest.raises(
+        pc.DataError, match=rf"^x: got {value} at row 217, column 5 \(counted from 0\);"
+    ):
         pc.Moments.from_arrays(lazy)
-    with pytest.raises(pc.DataError, match=rf"^y: got {value} at row 133, column 2;"):
+    with pytest.raises(
+        pc.DataError, match=rf"^y: got {value} at row 133, column 2 \(counted from 0\);"
+    ):
         pc.Moments.from_arrays(da.from_array(X, chunks=(40, 2)), y)

@@ -230,7 +230,7 @@ def test_the_place_of_what_is_not_finite_is_said(value: float) -> None:
     for row, column in [(0, 0), (4100, 3), (N - 1, D - 1)]:
         bad = NOISE.astype(np.float32)
         bad[row, column] = value
-        words = f"^x: got {value} at row {row}, column {column};"
+        words = rf"^x: got {value} at row {row}, column {column} \(counted from 0\);"
         for measure in (
             lambda x: pc.Moments.from_arrays(x, precision="float32"),
             lambda x: pc.Moments.from_batches(np.array_split(x, 7), precision="float32"),

@@ -140,3 +140,14 @@ def test_buttons_count_the_units_of_a_level_and_not_its_cards():
     assert "60 of 60 units active" in page
     assert "60 active</button>" in page
     assert "28 more units are in the table below" in page
+
+
+@pytest.mark.parametrize(("steps", "unit"), [([10, 20], "iteration"), ([80, 160], "epoch")])
+def test_exact_training_has_iterations_and_no_epochs(steps, unit) -> None:
+    """The axes of its cards said epoch, beside a figure over the same steps."""
+    course = {"epoch": [10, 20], "step": steps, "loss": [3.0, 2.0], "kl_1": [1.0, 1.0]}
+    figures = [str(figure) for _, figure in timeline({**course, "active_1": [1, 1]}, None)]
+    assert len(figures) == 3
+    for figure in figures:
+        assert f"over 20 {unit}s; " in figure
+        assert f">{unit}</text>" in figure

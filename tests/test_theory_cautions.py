@@ -140,3 +140,20 @@ def test_features_of_unlike_scale_are_pointed_out() -> None:
     wine = load_wine().data
     assert "standard deviations up to 314" in notes(wine)
     assert "standard deviations" not in notes(wine / wine.std(0))
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative-binomial"])
+def test_what_is_no_count_is_pointed_out(likelihood) -> None:
+    """Logarithms of counts have a forecast as counts have, of a noise that they do not have."""
+    counts = np.random.default_rng(0).poisson(3.0, (300, 6)).astype(np.float32)
+    spec = pc.VAESpec(2, likelihood=likelihood)
+    told = [
+        [note for note in pc.forecast(x, spec).notes if "are no counts" in note]
+        for x in (counts, np.log1p(counts), (np.log1p(counts), counts))
+    ]
+    assert [len(notes) for notes in told] == [0, 1, 0]
+    assert told[1][0].startswith(f"values such as {np.log1p(counts[0, 0]):.4g} ")
+    given = pc.CVAESpec(2, likelihood=likelihood)
+    if likelihood == "poisson":
+        notes = pc.forecast((counts[:, :2], np.log1p(counts[:, 2:])), given).notes
+        assert any("are no counts" in note for note in notes)

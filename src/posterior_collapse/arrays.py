@@ -198,7 +198,8 @@ def refuse_non_finite(name: str, rows: Array, first_row: int = 0, first_column: 
             row, column = (int(i) for i in np.argwhere(~finite)[0])
             raise DataError(
                 name,
-                f"{rows[row, column]} at row {first_row + row}, column {first_column + column}",
+                f"{rows[row, column]} at row {first_row + row}, column {first_column + column} "
+                "(counted from 0)",
                 "finite numbers",
                 "Remove or impute it.",
             )

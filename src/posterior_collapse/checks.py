@@ -141,7 +141,9 @@ def level(name: str, number: int) -> str:
 def one_of(name: str, value: object, known: Sequence[str], action: str = "Choose one.") -> None:
     if not isinstance(value, str) or value not in known:
         hint = nearest(str(value), known)
-        raise InvalidArgumentError(name, repr(value), f"one of {list(known)}", f"{action}{hint}")
+        raise InvalidArgumentError(
+            name, repr(value), f"one of {', '.join(known)}", f"{action}{hint}"
+        )
 
 
 def or_learned(name: str, value: object) -> float | Literal["learned"]:
@@ -201,6 +203,6 @@ def known(name: str, given: Iterable[str], names: Collection[str]) -> None:
 
 
 def likelihood(name: str, value: object) -> Likelihood:
-    action = f"Pass {name}='bernoulli' for binary cross-entropy."
+    action = f"Pass {name}='gaussian' for a squared error, 'bernoulli' for binary cross-entropy."
     one_of(name, value, get_args(Likelihood), action)
     return str(value)  # type: ignore[return-value]

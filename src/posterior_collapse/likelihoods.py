@@ -160,6 +160,27 @@ def remedy(likelihood: Likelihood) -> str:
     return "Choose another likelihood: counts are not negative."
 
 
+def fractions_in(likelihood: Likelihood, y: Array) -> str:
+    """Return a caution if data of a likelihood of counts are no whole numbers, as far as looked at.
+
+    Example:
+        >>> fractions_in("poisson", np.array([[0.0, 2.0]]))
+        ''
+        >>> fractions_in("poisson", np.log1p([[0.0, 2.0]]))
+        'values such as 1.099 are no counts, whose noise this likelihood tells: ...'
+    """
+    if FAMILIES[likelihood].most == 1:
+        return ""
+    rows = np.asarray(next(chunks(y))[1][0])  # enough, and all may be long to read
+    fractions = rows[rows != np.floor(rows)]
+    if not fractions.size:
+        return ""
+    return (
+        f"values such as {fractions[0]:.4g} are no counts, whose noise this likelihood tells: pass "
+        "raw counts, neither normalised nor logarithmic, or take another likelihood"
+    )
+
+
 def check_targets(likelihood: Likelihood, y: Array) -> None:
     """Refuse targets that a likelihood gives no probability.
 

@@ -239,7 +239,10 @@ def _of_reductions(audit: LossAudit) -> Iterator[Finding]:
             so += f"{sizes.batch}."
         elif one > 1 and math.isclose(one, round(one), rel_tol=1e-6):
             so += f" It is exactly 1 at a batch size of {round(one)}."
-    action = "Average both over the batch: the last batch may be smaller."
+    action = (
+        "Average both over the batch, as the last batch may be smaller; to audit it as it is, give "
+        "the batch size that you train with (batch_size=, --batch-size)."
+    )
     yield Finding("batch", text + so, action)
 
 

@@ -24,8 +24,10 @@ from posterior_collapse.cli import (
 from posterior_collapse.cli.groups import DataDir
 from posterior_collapse.errors import (
     InvalidArgumentError,
+    NotSolvedError,
     OutputError,
     PosteriorCollapseError,
+    UnboundedObjectiveError,
     first_line,
     needing_torch,
 )
@@ -39,6 +41,8 @@ SPELLINGS = {
 
 OPTIONS = {"latent_dim": "latents", "latent_dims": "latents", "betas": "beta"}
 """Options that are not called as Python's arguments are."""
+SWITCHES = {"log_var=False": "std"}
+"""Options without a value that turn off what Python calls otherwise."""
 PYTHON = re.compile(r"(?<![\w-])(?:--)?([a-z][a-z_0-9]*)=('[^']*'|\([^)]*\)|[^\s,;)]*[^\s,;).])")
 """An argument with a value, as Python writes it."""
 
@@ -167,13 +171,15 @@ def _in_options(error: PosteriorCollapseError, line: Sequence[str]) -> str:
         return None
 
     def written(found: re.Match[str]) -> str:
+        if (switch := f"--{SWITCHES.get(found[0])}") in known:
+            return switch
         name, value = flag(found[1]), found[2]
         if name is None or value in ("False", "None"):
             return found[0]
         text = value.strip("'()").replace(", ", ":")
         return name if value == "True" else f"{name} {text}"
 
-    if isinstance(error, InvalidArgumentError):
+    if isinstance(error, (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError)):
         name, *which = error.argument.partition(" of ")  # "hidden of layer 1"
         error.argument = "".join((flag(name) or name, *which))
     for part in ("got", "expected", "action"):

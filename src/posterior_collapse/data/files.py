@@ -59,8 +59,14 @@ def read_file(path: Path, reading: Reading = PLAIN) -> Dataset:
     if path.suffix.lower() in PICKLES:
         refuse_pickle(path)
     if reader is None:
+        write = "numpy.save('x.npy', x)"
+        if ".mtx" in path.suffixes:
+            write = "scipy.sparse.save_npz('x.npz', x), where x is scipy.io.mmread(path)"
         raise DataError(
-            str(path), f"the suffix '{path.suffix}'", f"one of {SUFFIXES}", "Convert the file."
+            str(path),
+            f"the suffix '{path.suffix}'",
+            f"one of {SUFFIXES}",
+            f"Read it in Python, and write its numbers by {write}. Rows are samples.",
         )
     reading.only(takes)
     return reader(path, reading)

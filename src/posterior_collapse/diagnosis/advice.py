@@ -28,7 +28,13 @@ from posterior_collapse.diagnosis.conclusions import (
     what_decides,
 )
 from posterior_collapse.diagnosis.mistakes import mistaken
-from posterior_collapse.diagnosis.results import Conclusion, Diagnosis, Finding, LevelDiagnosis
+from posterior_collapse.diagnosis.results import (
+    Conclusion,
+    Diagnosis,
+    Finding,
+    LevelDiagnosis,
+    near_worth,
+)
 from posterior_collapse.errors import count_of, of_level
 from posterior_collapse.theory import ACTIVE_INFORMATION, Forecast, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
@@ -89,7 +95,7 @@ def advise(found: Diagnosis, conclusions: Sequence[Conclusion]) -> list[Finding]
         told += _noise(found, number, level, told)
         told += _unused(found, number, level)
         told += _idle(found, number, level)
-    told += _far_from_prior(found, told)
+    told += [] if unfinished else _far_from_prior(found, told)
     return told
 
 
@@ -220,11 +226,12 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
     level = found.levels[number - 1]
     t, error = found.signal[number - 1], found.signal_error[number - 1]
     spare, units = level.status.count("collapsed"), len(level.status)
-    name = _name(found, number)
+    name, near = _name(found, number), near_worth(found, number - 1)
+    more = "is worth it" if near else "would pay"
     if spare:
         what = f"{_units(spare)}{name} collapsed, and whether that is optimal is undecided"
     else:
-        what = f"{_all(units, name)} used, and whether one more would pay is undecided"
+        what = f"{_all(units, name)} used, and whether one more {more} is undecided"
     if in_parts_only(found, number - 1):
         return Finding(
             "undecided",
@@ -233,6 +240,8 @@ def _undecided(found: Diagnosis, number: int) -> Finding:
             "Train on and diagnose again: what such parts leave unexplained shrinks until training "
             "has settled.",
         )
+    if near:
+        return Finding("undecided", f"{what}: {near}.", "Leave it, unless so little matters.")
     if leaves_out(found, number - 1) and not found.undecided_units[number - 1]:
         return Finding("undecided", f"{what}: {what_decides(found, number - 1)}.", TRAIN_LONGER)
     why = "t is not known" if np.isnan(t) else f"t = {t:.3g} \u00b1 {error:.1g}, above 1 or not"
@@ -298,21 +307,26 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
                 "such as Bernoulli(logits=...).",
             )
         return
-    kept = 0 if found.forecast is None else kept_units(found.forecast)[-1]
+    theory = found.forecast
+    kept = 0 if theory is None else kept_units(theory)[-1]
+    beside = f"where the linear optimum of the same spec and data keeps {kept}."
+    see = "Diagnose the model with its decoder to see whether"
     if found.n_active < kept:
-        yield Finding(
-            "fewer-than-linear",
-            f"{_units(found.n_active)} active where the linear optimum of the same spec and data "
-            f"keeps {kept}.",
-            "Diagnose the model with its decoder to see whether signal is left unclaimed.",
-        )
+        what = f"{_units(found.n_active)} active {beside}"
+        yield Finding("fewer-than-linear", what, f"{see} signal is left unclaimed.")
     elif spare:
-        yield Finding(
-            "undecided",
-            "Whether the collapsed units could carry something is not known.",
-            "Diagnose the model with its decoder (one that sees the data: teacher_forcing=True), "
-            "and pass the spec that it was trained with.",
-        )
+        what = "Whether the collapsed units could carry something is not known."
+        action = "Compare them with a linear model's, by the data, beta and eta_dec; and diagnose "
+        action += "the model with its decoder (one that sees the data: teacher_forcing=True)."
+        if theory is not None:
+            what, action = f"{_units(spare)} collapsed {beside}", f"{see} one more unit would pay."
+            beta, onset = theory.spec.beta_levels[0], theory.onset
+            if found.n_active == 0 and beta >= onset and theory.spec.model == "vae":
+                what = f"{_units(spare)} collapsed: beta = {beta:.4g} is above {onset:.3g}, from "
+                what += "which on total collapse is stable, in networks too whose decoder sees z "
+                what += "alone."
+                action = f"Lower beta to below {onset:.3g}, where a first unit begins to pay."
+        yield Finding("undecided", what, action)
 
 
 def _lowers(told: Sequence[Finding], number: int) -> bool:

@@ -183,7 +183,7 @@ def _check_positive(name: str, values: Float, first_row: int, given: str) -> Non
         action = "If these are log-variances, pass log_var=."
     raise DataError(
         name,
-        f"{values[row, unit]:.4g} at row {first_row + row}, unit {unit}",
+        f"{values[row, unit]:.4g} at row {first_row + row}, unit {unit + 1}",
         f"positive stds, from {checks.LEAST:g} to {checks.MOST:g}",
         action,
     )

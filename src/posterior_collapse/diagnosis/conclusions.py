@@ -15,6 +15,7 @@ from posterior_collapse.diagnosis.results import (
     NO_SIGNAL,
     Conclusion,
     Diagnosis,
+    near_worth,
 )
 from posterior_collapse.errors import (
     DataError,
@@ -28,6 +29,7 @@ from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import ACTIVE_INFORMATION, FewSamplesWarning, Forecast, forecast
 from posterior_collapse.theory.dispersion import is_learned
+from posterior_collapse.theory.forecasting import UNLIKE_FEATURES
 from posterior_collapse.theory.reading import Bias
 from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import (
@@ -72,13 +74,14 @@ _WORDS: dict[Conclusion, str] = {
 def linear_forecast(
     data: Moments | Any, spec: Spec | None, bias: Bias | None = None
 ) -> tuple[Forecast | None, tuple[str, ...]]:
-    """Return the forecast of the linear model of this spec, or a note that says why not."""
+    """Return the forecast of the linear model of this spec, or why not; and a caution on scales."""
     if data is None or spec is None:
         return None, ()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FewSamplesWarning)  # it stays in the forecast's notes
-            return forecast(data, spec, bias=bias), ()
+            found = forecast(data, spec, bias=bias)
+        return found, tuple(n for n in found.notes if n.startswith(UNLIKE_FEATURES))
     except (NotSolvedError, UnboundedObjectiveError, DataError) as error:
         return None, (f"no forecast of the linear model: {error}",)
 
@@ -267,11 +270,13 @@ def what_is_parted(found: Diagnosis) -> str:
 
 
 def what_decides(found: Diagnosis, at: int) -> str:
-    """Return how many rows would decide on which side of 1 a level's t is, as a clause."""
+    """Return how many rows would decide on a level's t, or what else is open, as a clause."""
     if found.n < LEAST_ROWS:
         return f"at least {LEAST_ROWS} rows are needed"
     if in_parts_only(found, at):
         return gain_in_words(found, at)
+    if near := near_worth(found, at):
+        return near
     if leaves_out(found, at) and not found.undecided_units[at]:
         return "t ignores some outputs, which are far from their best"
     if is_marginal(found):
@@ -382,7 +387,8 @@ def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Concl
         )
         conclusion = conclusions[at]
         if conclusion == "undecided":
-            what = "that is optimal" if has_spare(found, at) else "one more unit would pay"
+            more = "is worth it" if near_worth(found, at) else "would pay"
+            what = "that is optimal" if has_spare(found, at) else f"one more unit {more}"
             words = f"whether {what} is undecided"
             return conclusion, f": {words} ({_signal(found, at)}; {what_decides(found, at)})"
         words = _WORDS[conclusion]

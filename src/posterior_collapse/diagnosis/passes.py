@@ -293,9 +293,9 @@ def _check(model: LatentModel, q: Normal, level: int, row: int, rows: int) -> No
         at = wrong.nonzero()[0].tolist()
         raise DataError(
             f"posterior {part} of z{level}",
-            f"{values[tuple(at)].item()} at row {row + at[-2]}, unit {at[-1]}",
+            f"{values[tuple(at)].item()} at row {row + at[-2]}, unit {at[-1] + 1}",
             f"a finite {part}" + f" of {LEAST_STD:g} or more" * (part == "std"),
-            "Check the model's weights and the scale of the data.",
+            "If training diverged, lower the learning rate; check the scale of the data.",
         )
 
 

@@ -13,6 +13,7 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.data.about import UNKNOWN, About
 from posterior_collapse.records import Record, Viewed, unit_rows
 from posterior_collapse.specs import Likelihood, Spec
+from posterior_collapse.theory.thresholds import side_of_threshold
 
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis.effects import Shown
@@ -312,3 +313,17 @@ class Diagnosis(Viewed):
         if self.loss is not None:
             parts.append(f"loss {self.loss:.6g} nats per row")
         return f"Diagnosis({'; '.join(parts)}; {self.verdict})"
+
+
+def near_worth(found: Diagnosis, at: int) -> str:
+    """Return, as a clause, by how little a unit would pay of which only that is open; else nothing.
+
+    Its t is surely above 1, but whether the unit is worth having the rows do not tell.
+    """
+    t, error, gain = found.signal[at], found.signal_error[at], found.gains[at]
+    if not found.undecided_units[at] or side_of_threshold(t, error) != "above":
+        return ""
+    return (
+        f"one more unit would lower the loss by about {gain.whole:.2g} nats, near the "
+        f"{gain.worth:.2g} worth a unit"
+    )

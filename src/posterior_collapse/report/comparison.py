@@ -44,7 +44,9 @@ def comparison_verdict(summary: Summary) -> str:
     """
     stopped, measured = str(summary.get("stopped", "finished")), summary["measured"]
     if _is_nothing(measured):
-        return f"Stopped, {stopped}: its posterior is no longer finite, so nothing was measured."
+        ended = "Diverged" if stopped == "finished" else f"Stopped, {stopped}"
+        lower = "so nothing was measured: lower the learning rate."
+        return f"{ended}: its posterior is no longer finite, {lower}"
     if stopped.startswith("non-finite"):
         return f"Stopped, {stopped}: the numbers are those of the last finite step."
     counts, forecast = f"{_counts(measured)} active", summary.get("forecast")

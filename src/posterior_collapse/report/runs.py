@@ -170,6 +170,18 @@ def column(history: History, name: str) -> Float:
     return np.asarray(history.get(name, [np.nan] * epochs), dtype=np.float64)
 
 
+def unit_of_time(history: History) -> str:
+    """Return what the rows of a history count: epochs, or iterations over all rows at once.
+
+    Example:
+        >>> unit_of_time({"epoch": [1, 2], "step": [8, 16]}), unit_of_time({"epoch": [10, 20],
+        ...     "step": [10, 20]})
+        ('epoch', 'iteration')
+    """
+    alike = np.array_equal(column(history, "epoch"), column(history, "step"))
+    return "iteration" if alike else "epoch"
+
+
 def thinned(count: int, most: int) -> NDArray[np.intp]:
     """Return at most so many of a number of places, the first and the last among them.
 

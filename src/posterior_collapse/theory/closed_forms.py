@@ -157,9 +157,9 @@ def _everything_explained(rank: int) -> UnboundedObjectiveError:
         "eta_dec",
         f"'learned' with {what}, so that the loss falls without end",
         f"{fewer}a fixed eta_dec",
-        "Pass eta_dec as a number."
+        "Pass `eta_dec` as a number."
         if rank < 2
-        else "Pass eta_dec as a number, or use fewer units.",
+        else "Pass `eta_dec` as a number, or use fewer units.",
     )
 
 

@@ -416,7 +416,7 @@ def _unlike(modes: Modes) -> Iterator[str]:
         yield (
             f"{UNLIKE_FEATURES}standard deviations up to {stds.max():.3g}, of which the median is "
             f"{np.median(stds):.3g}, and one eta_dec for all: the largest decide. Divide each "
-            "feature by its own (--standardize), unless they are of one unit"
+            "feature by its own (--standardize), unless they are of one unit; look for outliers"
         )
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from posterior_collapse.arrays import as_samples
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
-from posterior_collapse.likelihoods import check_targets
+from posterior_collapse.likelihoods import check_targets, fractions_in
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Precision
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory.dispersion import Tally, is_learned
 from posterior_collapse.theory.spectrum import Modes
-from posterior_collapse.theory.whitening import whiten, whiten_given
+from posterior_collapse.theory.whitening import Whitening, whiten, whiten_given
 
 Bias = Literal["both", "encoder", "decoder", "none"]
 
@@ -112,7 +112,7 @@ def as_modes(
     moments = _with_bias(moments, spec, bias)
     if spec.likelihood == "gaussian":
         return Modes(moments, spec.model == "cvae"), spec
-    noise = whiten(moments, spec, counts)
+    noise = _with_caution(whiten(moments, spec, counts), spec, found)
     return Modes(noise.moments, noise=noise), spec
 
 
@@ -147,6 +147,14 @@ def _checked(found: Any, spec: Spec) -> tuple[Any, Tally | None]:
     return moments, counts[0] if counts else None
 
 
+def _with_caution(noise: Whitening, spec: Spec, found: Any) -> Whitening:
+    """Say of rows at hand if they are no counts although they should be."""
+    if not isinstance(found, Samples):
+        return noise
+    said = fractions_in(spec.likelihood, found.x if found.y is None else found.y)
+    return replace(noise, notes=(*noise.notes, *filter(None, [said])))
+
+
 def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:
     """Modes of what a condition leaves unexplained, which moments do not tell."""
     if isinstance(data, Moments):
@@ -161,7 +169,7 @@ def _given(data: Any, spec: Spec, bias: Bias | None) -> Modes:
             "bias", repr(bias), f"'both' for likelihood {spec.likelihood!r}", "Leave it out."
         )
     found = read(data, True).collected()
-    noise = whiten_given(found, spec)
+    noise = _with_caution(whiten_given(found, spec), spec, found)
     return Modes(noise.moments, noise=noise)
 
 

@@ -36,6 +36,7 @@ from posterior_collapse.report.runs import (
     optimum_of,
     side,
     theories,
+    unit_of_time,
     varying,
 )
 from posterior_collapse.report.text import by_kl
@@ -150,7 +151,7 @@ def _active(axes: Axes, history: History, expected: Mapping[str, Any] | None) ->
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
     whole_numbers(axes.yaxis)
-    axes.set(xlabel="epoch", ylabel="active units")
+    axes.set(xlabel=unit_of_time(history), ylabel="active units")
     axes.legend(frameon=False)
 
 
@@ -176,7 +177,7 @@ def _stack(
     axes.margins(x=0)
     axes.set_ylim(0, 1.05 * height)
     whole_numbers(axes.xaxis)
-    axes.set(xlabel="epoch", ylabel=f"KL{of} by unit (nats)")
+    axes.set(xlabel=unit_of_time(history), ylabel=f"KL{of} by unit (nats)")
 
 
 LOOKS = {

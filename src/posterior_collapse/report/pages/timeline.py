@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from posterior_collapse.errors import at_level, of_level
+from posterior_collapse.errors import at_level, count_of, of_level
 from posterior_collapse.report.names import symbol, value
 from posterior_collapse.report.pages.chart import (
     Chart,
@@ -28,6 +28,7 @@ from posterior_collapse.report.runs import (
     levels_of,
     names_of,
     thinned,
+    unit_of_time,
 )
 
 COLOURS = 10
@@ -150,12 +151,12 @@ class Timeline:
         self, what: str, in_the_end: str, low: float, high: float, left: int = 44
     ) -> tuple[Chart, Scale, Scale]:
         """A figure with the epochs along, and the scales of both axes."""
-        epochs = self._epochs
-        label = f"{what}, over {len(epochs)} epochs; in the end {in_the_end}"
+        first, last = (float(self._epochs[at]) for at in (0, -1))
+        unit = unit_of_time(self.history)
+        label = f"{what}, over {count_of(int(last), unit)}; in the end {in_the_end}"
         chart = Chart(label, self.size, (left, 78, 28, 40))
-        first, last = float(epochs[0]), float(epochs[-1])
         x = linear(min(first, last - 1), last, chart.left, chart.right)
-        chart.columns(x, [t for t in ticks_of(first, last) if t == round(t)], "epoch")
+        chart.columns(x, [t for t in ticks_of(first, last) if t == round(t)], unit)
         return chart, x, linear(low, high, chart.bottom, chart.top)
 
 
