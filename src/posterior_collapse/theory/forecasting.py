@@ -38,6 +38,8 @@ MANY_ROWS = 10
 """Rows per feature from which sampling moves no mode far."""
 FEW_ROWS = "only "
 """How the note begins that says so of few."""
+CROSS_FITTED = "; measure Moments.from_arrays(cross_fitted_residuals(x, y)), forecast with VAESpec"
+"""What a Gaussian's condition of too many features is helped by."""
 UNLIKE_FEATURES = "features have "
 """How the note begins that says so of unlike scales."""
 UNLIKE = 30.0
@@ -359,12 +361,10 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
 
 
 def _few_samples(modes: Modes) -> Iterator[str]:
-    moments = modes.moments
-    few = few_samples(modes.rank, moments.n or 0) if modes.conditional else []
-    for text in few:
-        text += (
-            "; measure Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
-        )
+    moments, noise = modes.moments, modes.noise
+    rank = noise.rank if noise else modes.rank if modes.conditional else 0
+    for text in few_samples(rank, moments.n or 0):
+        text += "" if noise else CROSS_FITTED
         warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
         yield text
     if moments.unresolved > 0:
