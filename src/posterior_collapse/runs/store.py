@@ -47,7 +47,7 @@ class _Finished:
     Attributes:
         run: Its description.
         measured: JSON-able values.
-        forecast: What theory says of the same, or None.
+        forecast: What theory says of the same; None: nothing, as of free bits and capacities.
         stopped: Why the run ended.
     """
 
@@ -55,6 +55,10 @@ class _Finished:
     measured: Mapping[str, Any]
     forecast: Mapping[str, Any] | None
     stopped: str
+
+    def __post_init__(self) -> None:
+        if self.floor:  # earlier versions kept the forecast of the loss without it
+            object.__setattr__(self, "forecast", None)
 
     def __repr__(self) -> str:
         run, loss = self.run, self.measured.get("loss")

@@ -207,7 +207,7 @@ class Forecast(Viewed):
         return found.replace(text=f"{found.text} {said} and {most}.")
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
-        """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
+        """Count active units over a grid; see `phase_diagram`. `level` 0 is z1, -1 the top."""
         found = of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
         return found.replace(_about=self._about)
 
