@@ -70,6 +70,16 @@ def test_true_and_false_are_1_and_0_as_in_a_data_frame(tmp_path: Path, content: 
     )
 
 
+def test_true_and_false_may_first_stand_far_down(tmp_path: Path) -> None:
+    """Below the rows that are looked at first they were refused as words."""
+    rows = [f"{i}.5,{i % 2}" for i in range(1500)]
+    (tmp_path / "x.csv").write_text("\n".join(["a,b", *rows, "0.5,True", "1.5,FALSE"]))
+    assert load(tmp_path / "x.csv").x[-3:].tolist() == [[1499.5, 1], [0.5, 1], [1.5, 0]]
+    (tmp_path / "x.csv").write_text("\n".join(["a,b", *rows, "0.5,True", "1.5,perhaps"]))
+    with pytest.raises(DataError, match=r"column 'b' of x[.]csv: got 'perhaps' in row 1503"):
+        load(tmp_path / "x.csv")
+
+
 def test_labels_of_true_and_false_stay_words_and_other_words_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("a,label\n1.5,True\n2.5,False\n")
     assert load(tmp_path / "x.csv").labels.tolist() == ["True", "False"]

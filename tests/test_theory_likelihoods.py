@@ -13,7 +13,6 @@ import posterior_collapse as pc
 from posterior_collapse.errors import DataError, InvalidArgumentError, NotSolvedError
 from posterior_collapse.likelihoods import one_hot_widths
 from posterior_collapse.moments import wide
-from posterior_collapse.theory.whitening import regress
 
 RNG = np.random.default_rng(0)
 DIGITS = pc.load("digits").x
@@ -273,14 +272,6 @@ def test_frequent_and_rare_counts_are_regressed_alike(r) -> None:
         spec = spec.replace(likelihood="negative-binomial", dispersion=r)
     found = pc.forecast((x, y), spec)
     assert found.spectrum == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_condition_that_separates_the_classes_is_survived() -> None:
-    x = np.linspace(-1, 1, 100)[:, None]
-    y = np.hstack([x > 0, x < 0.5, np.sin(40 * x) > 0]).astype(float)
-    fitted = regress("bernoulli", x, y)
-    assert np.isfinite(fitted.scores).all()
-    assert pc.forecast((x, y), pc.CVAESpec(1, likelihood="bernoulli")).onset < 1.5
 
 
 # Wide data, and moments in any form

@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_freezes_it_in_a_sweep():
 @pytest.mark.parametrize(
     ("architecture", "options", "said"),
     [
-        ("mlp", {}, "architecture: got 'mlp'"),
+        ("mlp", {}, "'linear' with exact=True. Pass architecture='linear', or leave exact out"),
         ("linear", {"sigma": "input"}, "sigma: got 'input'"),
         ("linear", {"warm_up": 3}, "warm_up: got 3"),
         ("linear", {"patience": 3}, "patience: got 3"),

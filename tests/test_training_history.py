@@ -149,6 +149,22 @@ def test_a_floor_of_a_model_s_own_is_not_that_of_a_run():
     assert pc.diagnose(fitted.model, X).forecast is not None
 
 
+@pytest.mark.parametrize("spread", [1e-2, 3e-4])
+def test_losses_of_a_small_learned_std_keep_their_digits(spread):
+    """Beside features of std 1.7 the history had -72.0 nats for -105.0 at a std of 0.0003."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 3)) @ rng.standard_normal((3, 20))
+    x += spread * rng.standard_normal(x.shape)
+    options = {"epochs": 1, "learning_rate": 1e-12, "batch_size": 100, "from_forecast": True}
+    for spec, data in (
+        (pc.VAESpec(3, eta_dec="learned"), x),
+        (pc.CVAESpec(1, eta_dec="learned"), (x[:, :3], x)),
+    ):
+        fitted = pc.fit(spec, data, "linear", validation=data, **options)
+        single, double = (fitted.history["validation_loss"][-1], fitted.measured()["loss"])
+        assert single == pytest.approx(double, abs=0.1)
+
+
 @pytest.mark.parametrize("eta_dec", [1.0, "learned"])
 @pytest.mark.parametrize("far", ["offset", "wide column"])
 def test_losses_of_data_far_from_0_keep_their_digits(far, eta_dec):

@@ -289,12 +289,25 @@ def test_counts_of_large_dispersion_are_diagnosed_as_a_poissons(r) -> None:
         assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-3)
 
 
-def test_of_a_conditional_model_it_is_said_who_has_the_forecast() -> None:
-    """And not that the pair should be passed, which it was."""
-    (spec,) = specs("bernoulli", 1.0, kind=pc.CVAESpec)
-    found = pc.diagnose(build(spec, "linear", x_dim=2, y_dim=12), (HIDDEN[:, :2], BINARY))
-    (note,) = [note for note in found.notes if "forecast" in note]
-    assert note.endswith("a regression on all rows at once; pc.forecast has it")
+def test_a_conditional_model_is_diagnosed_beside_its_forecast(monkeypatch) -> None:
+    """Of rows that pass by, and of too many, it is said who has it."""
+    (spec,) = specs("bernoulli", 0.5, kind=pc.CVAESpec)
+    data = HIDDEN[:, :2].astype(np.float32), BINARY
+    model = build(spec, "linear", x_dim=2, y_dim=12)
+    found, expected = pc.diagnose(model, data), pc.forecast(data, spec)
+    assert found.forecast.loss == expected.loss
+    np.testing.assert_array_equal(found.forecast.spectrum, expected.spectrum)
+    best = expected._modes.noise.constant_loss
+    assert found.collapsed_loss == best < found.loss
+    assert found.verdict.startswith("Training has not converged")
+    assert f"the linear forecast, an approximation, keeps {expected.n_active}" in found.verdict
+    assert any("differently for each x may keep more units" in note for note in found.notes)
+    monkeypatch.setattr("posterior_collapse.diagnosis.diagnosing.MOST_REGRESSED", 100)
+    for given in (data, iter([data])):
+        told = pc.diagnose(model, given)
+        (note,) = [note for note in told.notes if "forecast" in note]
+        assert note.endswith("that are not too large; pc.forecast has it")
+        assert told.forecast is None
 
 
 def test_a_std_is_no_option_of_another_likelihood() -> None:

@@ -125,10 +125,14 @@ def test_each_run_stops_early_by_itself_and_returns_to_its_best():
         losses = run.history["validation_loss"]
         assert run.stopped == "early"
         assert stop - 1 - int(np.argmin(losses)) == 4
-        settings = run.settings.replace(patience=None, epochs=int(np.argmin(losses)) + 1)
+        kept = int(np.argmin(losses)) + 1
+        settings = run.settings.replace(patience=None, epochs=kept)
         again = pc.fit(run.spec, X[:150], "linear", settings=settings, bias=False)
         for a, b in zip(run.model.parameters(), again.model.parameters(), strict=True):
             torch.testing.assert_close(a, b)
+        told = f"{stop} steps and back to step {kept}, loss {run.history['loss'][kept - 1]:.6g}"
+        assert told in repr(run)
+        assert f"{kept} steps, loss " in repr(again)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,23 @@ class About:
 
 UNKNOWN = About()
 Names = tuple[str, ...]
+Columns = tuple[Names | None, ...]
+"""What the features of data, or of both parts of a pair, are called; None: they have no names."""
 
 
-def columns_of(data: Any) -> tuple[Names | None, ...]:
+def columns_in(kept: Mapping[str, Any]) -> Columns:
+    """Return the columns that a file of a run has kept; none where it has not.
+
+    Example:
+        >>> columns_in({"columns": [["age", "income"], None]}), columns_in({})
+        ((('age', 'income'), None), ())
+    """
+    found = kept.get("columns")
+    parts = found if isinstance(found, list) else []
+    return tuple(tuple(map(str, names)) if isinstance(names, list) else None for names in parts)
+
+
+def columns_of(data: Any) -> Columns:
     """Return what the features of data, or of both parts of a pair, are called.
 
     Example:
@@ -47,7 +62,7 @@ def columns_of(data: Any) -> tuple[Names | None, ...]:
     return (names and tuple(name for name in names if name != "label"),)
 
 
-def refuse_reordered(name: str, data: Any, expected: tuple[Names | None, ...]) -> None:
+def refuse_reordered(name: str, data: Any, expected: Columns) -> None:
     """Refuse columns that are those of other data in another order: a model tells them by place.
 
     Raises:

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -183,6 +183,8 @@ class _Layout:
                     quotechar='"',
                 )
             except ValueError as error:
+                if spelled is None:  # True and False may stand below the rows that were looked at
+                    return replace(self, spelled=_numbered).numbers(without, alone)
                 self._name_the_cell(features)
                 raise CorruptFileError(
                     str(self.path), f"'{error}'", "a table of numbers", "Check the file."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,13 @@ from posterior_collapse.specs import Likelihood, Spec
 from posterior_collapse.theory import Forecast
 from posterior_collapse.theory.thresholds import AT_OPTIMUM, ROUNDING, unit_gain
 
+MOST_REGRESSED = 2e8
+"""Rows times features of x times those of y up to which a regression of y on x takes seconds."""
+ADDS = (
+    "the forecast is that of decoders that add what z says to something linear in x: one that "
+    "reads more from x leaves less for z, one that uses z differently for each x may keep more "
+    "units"
+)
 EVIDENCE = (
     "t is about one more unit that the decoder uses linearly: for other decoders it is strong "
     "evidence, not proof"
@@ -122,8 +130,8 @@ def diagnose(
             "data that can be read twice, for importance_samples",
             "Pass an array or a DataLoader.",
         )
-    if hasattr(trained, "objective"):
-        refuse_reordered("data", data, getattr(trained, "columns", ()))
+    columns = getattr(trained, "columns", ()) if hasattr(trained, "objective") else ()
+    refuse_reordered("data", data, columns)
     own = None if getattr(model, "spec_assumed", False) else model.spec
     likelihood = _likelihood(model, own, spec)
     with evaluating(model) as seen:
@@ -141,6 +149,8 @@ def diagnose(
         levels, partly = _levels(found, options, effects)
         errors = _decoder_errors(found)
         known = about(data, conditional=found.some_rows[1] is not None)
+        if known.features is None and columns:  # as those trained on are called
+            known = replace(known, features=columns[-1])
         pictures = show(found.model, *found.some_rows, levels, known) if found.decodes else None
         signals, limits = _signals(found, levels)
         likelihoods: LogLikelihood | None = None
@@ -261,18 +271,22 @@ def _forecast(
         return None, ("no forecast: that is of data without padding; audit_loss has one with it",)
     if found.spec is None:
         return None, ()
-    conditional = found.spec.model == "cvae"
-    if conditional and likelihood != "gaussian":
-        return None, (
-            f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
-            "all rows at once; pc.forecast has it",
-        )
-    wide = sum(found.widths)
-    if wide > min(MOST_FEATURES, most_features(found.n)):
+    conditional, wide = found.spec.model == "cvae", sum(found.widths)
+    regressed = conditional and likelihood != "gaussian"
+    held = None
+    if regressed or wide > min(MOST_FEATURES, most_features(found.n)):
         # Where they are at hand, in fewer dimensions than those measured as they passed by.
         held = None if isinstance(data, Iterator) else read(data, conditional)
-        if isinstance(held, Samples):
-            return linear_forecast(held, found.spec, None if found.model.centred else "none")
+    if regressed:
+        if isinstance(held, Samples) and found.n * math.prod(found.widths) <= MOST_REGRESSED:
+            forecast, why = linear_forecast(held, found.spec)
+            return forecast, why or (ADDS,)
+        return None, (
+            f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
+            "all rows at once, made here of arrays that are not too large; pc.forecast has it",
+        )
+    if isinstance(held, Samples):
+        return linear_forecast(held, found.spec, None if found.model.centred else "none")
     if wide > MOST_FEATURES:
         return None, (
             f"no forecast: x and y have more than {MOST_FEATURES:,} features, for which a loader "

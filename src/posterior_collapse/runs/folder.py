@@ -19,6 +19,7 @@ from typing import Any
 from posterior_collapse import checks, files
 from posterior_collapse.data import Dataset
 from posterior_collapse.data import load as load_data
+from posterior_collapse.data.about import Columns, columns_in, columns_of
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
@@ -130,7 +131,7 @@ def train(
             files.clear(out)
         known = files.fingerprint([dataset.x, dataset.y])
         runs = {n: run.replace(data=run.data.replace(sha256=known)) for n, run in runs.items()}
-        _write(runs, out)
+        _write(runs, out, columns_of(dataset))
         found: dict[str, Outcome] = {}
         spread = here if client is None else spread_over(client)
         execute = Training(dataset, alone=len(runs) == 1)
@@ -178,6 +179,11 @@ def beginning(runs: Named, out: Path) -> list[str]:
         return [name for name in runs if name in bare]
     orders = {runs[name].settings.data_order for name in bare}
     return [name for name, run in runs.items() if run.settings.data_order in orders]
+
+
+def columns(folder: Path) -> Columns:
+    """Return what the features that a run was trained on are called; none: that is not known."""
+    return columns_in(files.read_json(folder / files.CONFIG))
 
 
 def members(folder: Path) -> dict[str, Path]:
@@ -297,9 +303,10 @@ def _summarised(outcome: Outcome, name: str, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _write(runs: Named, out: Path) -> None:
+def _write(runs: Named, out: Path, columns: Columns) -> None:
     """Write what was asked; of a sweep the whole of it first, to be read at any moment."""
-    configs = {name: _config(run) for name, run in runs.items()}
+    called = {"columns": columns} if any(columns) else {}
+    configs = {name: _config(run) | called for name, run in runs.items()}
     if "" not in configs:
         files.write_json(out / files.SWEEP, {"runs": configs})
     for name, config in configs.items():

@@ -67,6 +67,14 @@ class Goal:
                 "Levels count from 1, the one next to the data.",
             )  # fmt: skip
         object.__setattr__(self, "level", level)
+        if self.tune == "latents" and isinstance(self.spec.sigma_levels[level - 1], tuple):
+            name = self.named("sigma")
+            raise InvalidArgumentError(
+                name,
+                f"{self.units} values, one per unit",
+                "one for all with tune='latents', which changes how many units there are",
+                f"Give the spec {name}='learned' or a number.",
+            )
         if self.active is None:
             return
         if self.tune == "latents":

@@ -88,9 +88,11 @@ class Kept:
         """What `fit` returned of it, as far as `diagnose` asks."""
         record = self.record
         history = files.history_in(self.folder) if record is None else record.history
+        columns = folders.columns(self.folder) if record is None else record.columns
         found = SimpleNamespace(
-            model=model, objective=spec, floor=run.settings.floor, history=history or {}
-        )
+            model=model, objective=spec, floor=run.settings.floor, history=history or {},
+            columns=columns,
+        )  # fmt: skip
         if record is None and (self.folder / folders.SUMMARY).is_file():  # on the rows trained on
             found.measured = lambda: _losses(self.folder)
         return found

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posterior_collapse import files
+from posterior_collapse.data.about import Columns, columns_in
 from posterior_collapse.data.checking import reading
 from posterior_collapse.errors import CheckpointError, CorruptFileError, OutputError, writing
 from posterior_collapse.models import MarkovVAE
@@ -32,8 +33,9 @@ ARRAYS = "arrays.npz"
 FILES, SEAL, TOGETHER = "files", "sha256", "company"
 """Entries of `run.json`: the SHA-256 of each other file, that of all its other entries, and the
 keys of the runs that trained together."""
-DATA = "data"
-"""Entry of a run's origin: how its data are read again, where that is known."""
+DATA, COLUMNS = "data", "columns"
+"""Entries of a run's origin: how its data are read again, and what their columns are called, where
+that is known."""
 WORK = ".work"
 """Subfolder of a store with the checkpoints of what trains."""
 
@@ -43,13 +45,17 @@ class _Finished:
     """What is measured of a finished run.
 
     Attributes:
-        forecast: What theory says of the same, or None.
+        forecast: What theory says of the same; None: nothing, as of free bits and capacities.
     """
 
     run: Run
     measured: Mapping[str, Any]
     forecast: Mapping[str, Any] | None
     stopped: str
+
+    def __post_init__(self) -> None:
+        if self.floor:  # earlier versions kept the forecast of the loss without it
+            object.__setattr__(self, "forecast", None)
 
     def __repr__(self) -> str:
         run, loss = self.run, self.measured.get("loss")
@@ -105,6 +111,11 @@ class Record(_Finished):
     origin: dict[str, Any]
     folder: Path
     files: dict[str, str] | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """What the features trained on are called, of a pair of both parts; none: not known."""
+        return columns_in(self.origin)
 
     @cached_property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -175,6 +186,7 @@ class Store:
             a tenth as large, and all but `Record.model` is there.
         data: How the data of runs that are put in are read again, as fields of `RunData`; None:
             nobody knows.
+        columns: What their features are called, of a pair of both parts.
     """
 
     def __init__(
@@ -183,8 +195,9 @@ class Store:
         *,
         models: bool = True,
         data: Mapping[str, Any] | None = None,
+        columns: Columns = (),
     ) -> None:
-        self.folder, self.models, self.data = Path(folder), models, data
+        self.folder, self.models, self.data, self.columns = Path(folder), models, data, columns
 
     def __contains__(self, key: object) -> bool:
         """Whether a finished run lies there, whole or damaged."""
@@ -289,7 +302,8 @@ class Store:
         hashes = {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()
         }
-        data = {} if self.data is None else {DATA: self.data}
+        data: dict[str, Any] = {} if self.data is None else {DATA: self.data}
+        data |= {COLUMNS: self.columns} if any(self.columns) else {}
         values = files.as_read(
             {
                 "run": outcome.run.to_dict(),

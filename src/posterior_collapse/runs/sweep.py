@@ -14,7 +14,7 @@ import numpy as np
 
 from posterior_collapse.arrays import ImageShape, is_lazy
 from posterior_collapse.data import Dataset
-from posterior_collapse.data.about import About
+from posterior_collapse.data.about import About, columns_of
 from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
 from posterior_collapse.files import digest
@@ -202,7 +202,7 @@ def sweep(
             report = lambda now: display.update(display.done, text=describe(now))  # noqa: E731
         training = Training(data, validation, report=report)
         if folder is not None:
-            store = Store(folder, data=_again(data))
+            store = Store(folder, data=_again(data), columns=columns_of(data))
             found = complete(
                 runs, store, training, device=common.device, spread=spread,
                 report=lambda now: display.update(now.done, total=now.runs),

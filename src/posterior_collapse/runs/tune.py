@@ -198,8 +198,9 @@ def tune(
         active: Units to keep; None: all that the level has. Not with `tune="latents"`.
         tune: `"beta"`, of the level alone, or `"latents"`: at the spec's beta, the most latent
             units of which none collapses.
-        level: In a hierarchy, the level whose units are to be kept, from 1; None: the last, which
-            collapses first, since it sees the data only through the others.
+        level: In a hierarchy, the level whose units are to be kept, from 1 (an index, from 0, is
+            what `phase_diagram` takes); None: the last, which collapses first, since it sees the
+            data only through the others.
         seeds: Number of seeds, from that of the settings on.
         settings: How to train; None: 6,000 steps of Adam at 0.003. Where counts still fall, the
             last runs are twice as long.

@@ -149,7 +149,7 @@ def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
     goal, now, units, possible = advice.wanted, advice.active, advice.units, advice.possible
     active = f"{now} of {count_of(units, 'unit')} {'is' if 1 in (now, units) else 'are'} active"
     if possible == 0:
-        why = "x explains all of y" if modes.conditional else "the data do not vary"
+        why = "x explains all of y" if spec.model == "cvae" else "the data do not vary"
         return f"{active}: {why}, so no setting can keep a unit."
     reach = min(goal, possible)
     lines = [active]

@@ -38,6 +38,8 @@ MANY_ROWS = 10
 """Rows per feature from which sampling moves no mode far."""
 FEW_ROWS = "only "
 """How the note begins that says so of few."""
+CROSS_FITTED = "; measure Moments.from_arrays(cross_fitted_residuals(x, y)), forecast with VAESpec"
+"""What a Gaussian's condition of too many features is helped by."""
 UNLIKE_FEATURES = "features have "
 """How the note begins that says so of unlike scales."""
 UNLIKE = 30.0
@@ -205,7 +207,7 @@ class Forecast(Viewed):
         return found.replace(text=f"{found.text} {said} and {most}.")
 
     def phase_diagram(self, betas: Any, eta_decs: Any = None, *, level: int = -1) -> PhaseDiagram:
-        """Count active units over a grid of beta and eta_dec; see `phase_diagram`."""
+        """Count active units over a grid; see `phase_diagram`. `level` 0 is z1, -1 the top."""
         found = of_modes(self._modes, self.spec, betas, eta_decs, level, self._times)
         return found.replace(_about=self._about)
 
@@ -359,12 +361,10 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
 
 
 def _few_samples(modes: Modes) -> Iterator[str]:
-    moments = modes.moments
-    few = few_samples(modes.rank, moments.n or 0) if modes.conditional else []
-    for text in few:
-        text += (
-            "; measure Moments.from_arrays(cross_fitted_residuals(x, y)) and forecast with VAESpec"
-        )
+    moments, noise = modes.moments, modes.noise
+    rank = noise.rank if noise else modes.rank if modes.conditional else 0
+    for text in few_samples(rank, moments.n or 0):
+        text += "" if noise else CROSS_FITTED
         warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
         yield text
     if moments.unresolved > 0:

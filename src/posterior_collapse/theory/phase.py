@@ -32,7 +32,7 @@ class PhaseDiagram(Viewed):
 
     Attributes:
         spec: The other hyperparameters.
-        level: Index of the level whose beta varies and whose units are counted.
+        level: Index, from 0, of the level whose beta varies and whose units are counted.
         betas: Rows.
         eta_decs: Columns, in data units.
         active: Counts, shape (len(betas), len(eta_decs)); -1 where the loss is unbounded.
@@ -74,7 +74,8 @@ def phase_diagram(
         betas: Betas of the level, shape (rows,).
         eta_decs: Std of every decoder, shape (columns,); None: the spec's own, in one column. A
             likelihood that is not Gaussian has none.
-        level: Level to vary and count: 0 is the bottom one, -1 the top.
+        level: Level to vary and count, as an index: 0 is the bottom one, -1 the top. (`tune` and
+            messages count levels from 1, as z1.)
 
     Raises:
         InvalidArgumentError: No values, one that is not positive, or no such level.

@@ -40,7 +40,6 @@ from posterior_collapse.theory.dispersion import (
     likeliest,
     log_rising,
 )
-from posterior_collapse.theory.noise import few_samples
 
 ROUNDING = 1e-6
 """Relative: what float32 data may miss a bound of their moments by."""
@@ -49,6 +48,10 @@ TOLERANCE = 3e-5
 """Gradient at which a fit is finished, per sample and unit of a white coefficient in which each
 feature has a curvature of about 1: of coefficients as they are, a rare feature beside a frequent
 one would take thousands of steps."""
+OF_A_ROW = 0.03
+"""That gradient times the rows: of many, none that is predicted wrong must be lost in it."""
+TOLD = 3e-4
+"""Scores in units of their noise that such a fit may leave of a feature that it explains wholly."""
 ROUNDS = 50
 """Of fitting the outputs and the dispersion in turns."""
 EVERY = "exact for any network"
@@ -77,6 +80,7 @@ class Whitening:
         modes: How many there can be, one for each feature that varies; of one-hot positions, whose
             classes sum to 1, one less each. What exceeds them is rounding.
         exact: Whether the onset is; of a learned dispersion only where every count is known.
+        rank: Independent features of the condition; 0 without one.
     """
 
     moments: Moments
@@ -86,6 +90,7 @@ class Whitening:
     modes: int
     exact: bool
     notes: tuple[str, ...]
+    rank: int = 0
 
 
 def whiten(moments: Moments, spec: Spec, counts: Tally | None = None) -> Whitening:
@@ -150,16 +155,26 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
     """Return the whitened moments of what a condition x leaves unexplained of a target y."""
     assert data.y is not None
     fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
-    dropped = int(np.count_nonzero(fitted.scores.std(axis=0) == 0))
+    dropped = int(np.count_nonzero(np.ptp(data.y, axis=0) == 0))
     notes = _notes(spec, dropped, fitted.scores.shape[1], True, ADDING)
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
         "on x); a network may read more from x and leave less for the latents, or use them "
         "differently for each x and keep some above this beta"
     )
-    notes += few_samples(fitted.rank, len(data.x))
-    moments = Moments.from_arrays(fitted.scores)
-    return Whitening(moments, fitted.loss, None, None, fitted.modes, True, tuple(notes))
+    if fitted.told:
+        so = "separates the values of" if FAMILIES[spec.likelihood].most == 1 else "predicts"
+        notes.append(
+            f"the condition alone {so} {fitted.told} of {count_of(data.y.shape[1], 'feature')} "
+            "without error: nothing of that is left for latents, and no beta keeps a unit for it"
+        )
+    # What is gone is divided away: moments of nothing but zeros would be refused.
+    gone = ~fitted.scores.any(axis=0)
+    moments = Moments.from_arrays(np.where(gone, data.y, fitted.scores))
+    moments = moments.divided(np.where(gone, np.inf, 1.0))
+    return Whitening(
+        moments, fitted.loss, None, None, fitted.modes, True, tuple(notes), fitted.rank
+    )
 
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:
@@ -234,12 +249,14 @@ class Regression(NamedTuple):
         modes: How many they can have; see `Whitening`.
         loss: Mean loss, nats per sample, less what the data alone decide.
         rank: Independent features of the condition.
+        told: Features that vary, and that the condition predicts without error.
     """
 
     scores: Float
     modes: int
     loss: float
     rank: int
+    told: int
 
 
 def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned") -> Regression:
@@ -277,28 +294,50 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         mean = target.mean(axis=0)
         about = FAMILIES[likelihood].variance(mean, each) / np.square(1 + mean / each)
         unit = 1 / np.sqrt(np.where(about > 0, about, 1.0))
-        return _minimise(white, coefficients, unit, law(likelihood, target, r=each, widths=widths))
+        cost = law(likelihood, target, r=each, widths=widths)
+        best = _minimise(white, coefficients, unit, cost)
+        outputs = white @ best
+        # Coefficients that get every row right are best when endless: there nothing is left.
+        right = _right(likelihood, target, outputs, widths)
+        outputs[:, right] = ENDLESS * (2 * target[:, right] - 1)
+        loss, slope, means = cost(outputs)
+        return loss, -slope, means, best
 
     loss, score, means, found = fitted(start)
-    if likelihood == "categorical":
-        return Regression(*_blocks_whitened(score, means, widths), loss / n, rank)
     counts = Tally.beside(target)
     for _ in range(ROUNDS if learned else 0):
         before, each = each, likeliest(counts, means.ravel())
         if np.allclose(1 / each, 1 / before, rtol=SAME, atol=0.0):
             break
         loss, score, means, found = fitted(found)
-    if likelihood == "bernoulli":
+    if FAMILIES[likelihood].most == 1:
         curvature = means * (1 - means)
     else:
         curvature = means * (1 + target / each) / np.square(1 + means / each)
-    root = np.sqrt(curvature.mean(axis=0))
+    root, varies = np.sqrt(curvature.mean(axis=0)), np.ptp(target, axis=0) > 0
+    left = varies & (np.sqrt(np.square(score).mean(axis=0)) > TOLD * root)
+    told = int(np.count_nonzero(varies & ~left))
+    score[:, ~left] = 0.0
     loss /= n
+    if likelihood == "categorical":
+        return Regression(*_blocks_whitened(score, means, widths), loss, rank, told)
     if learned:
         loss -= log_rising(counts, each)
-    known = root > 1e-8 * root.max(initial=0.0)
-    scores = np.divide(score, root, out=np.zeros_like(score), where=known)
-    return Regression(scores, int(np.count_nonzero(known)), loss, rank)
+    scores = np.divide(score, root, out=np.zeros_like(score), where=left)
+    return Regression(scores, int(np.count_nonzero(left)), loss, rank, told)
+
+
+def _right(likelihood: Likelihood, y: Float, outputs: Float, widths: tuple[int, ...]) -> Any:
+    """Return of which features outputs are on the right side of 0, or of their rivals, in all rows.
+
+    If those are 0 and 1, and linear in a condition, it separates the two.
+    """
+    if likelihood == "bernoulli":
+        return np.all(y == (outputs > 0), axis=0)
+    ends = np.cumsum(widths)[:-1]
+    pairs = zip(np.split(y, ends, axis=1), np.split(outputs, ends, axis=1), strict=True)
+    every = [np.all(own[np.arange(len(y)), given.argmax(axis=1)] == 1) for own, given in pairs]
+    return np.repeat(every, widths) if widths else np.zeros(y.shape[1], dtype=bool)
 
 
 def white_inputs(x: Float) -> tuple[Float, int]:
@@ -312,10 +351,8 @@ def white_inputs(x: Float) -> tuple[Float, int]:
     return np.column_stack([np.ones(len(x)), white]), int(keep.sum())
 
 
-def _minimise(
-    white: Float, start: Float, unit: Float, cost: Law
-) -> tuple[float, Float, Float, Float]:
-    """Return loss, scores, means and coefficients of the best outputs linear in `white`.
+def _minimise(white: Float, start: Float, unit: Float, cost: Law) -> Float:
+    """Return the coefficients of the best outputs linear in `white`, (k, d_y).
 
     Args:
         white: Constant and condition, (samples, k).
@@ -329,12 +366,11 @@ def _minimise(
         loss, gradient, _ = cost(white @ (flat.reshape(start.shape) * unit))
         return loss / n, (white.T @ gradient * unit).ravel() / n
 
-    options: Any = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": TOLERANCE, "ftol": 0.0}
+    gtol = min(TOLERANCE, OF_A_ROW / n)
+    options: Any = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": gtol, "ftol": 0.0}
     first = (start / unit).ravel()
     found = optimize.minimize(value, first, jac=True, method="L-BFGS-B", options=options)
-    best = found.x.reshape(start.shape) * unit
-    loss, gradient, means = cost(white @ best)
-    return loss, -gradient, means, best
+    return np.asarray(found.x.reshape(start.shape) * unit)
 
 
 def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> tuple[Float, int]:
@@ -347,6 +383,8 @@ def _blocks_whitened(score: Float, means: Float, widths: tuple[int, ...]) -> tup
     found, modes = np.zeros_like(score), 0
     for stop, width in zip(np.cumsum(widths), widths, strict=True):
         part = slice(stop - width, stop)
+        if not score[:, part].any():
+            continue
         p = means[:, part]
         values, vectors = linalg.eigh(np.diag(p.mean(axis=0)) - p.T @ p / len(p))
         keep = values > values[-1] * 1e-10

@@ -104,9 +104,11 @@ def check_together(
                 name, getattr(settings, name), "nothing in exact training", "Leave it out."
             )
     if (is_exact or from_forecast) and architecture.name != "linear":
+        what = "exact" if is_exact else "from_forecast"
         raise InvalidArgumentError(
-            "architecture", repr(architecture.name), "'linear'", "Build a linear model."
-        )
+            "architecture", repr(architecture.name), f"'linear' with {what}=True",
+            f"Pass architecture='linear', or leave {what} out.",
+        )  # fmt: skip
     if isinstance(settings.capacity, tuple):
         levels = len(specs[0].dims)
         checks.sequence("capacity", settings.capacity, levels, "one target per level")

@@ -21,7 +21,7 @@ from posterior_collapse.arrays import (
     chunks,
     refuse_non_finite,
 )
-from posterior_collapse.data.about import UNKNOWN, About, Names, about, columns_of
+from posterior_collapse.data.about import UNKNOWN, About, Columns, about, columns_of
 from posterior_collapse.data.samples import Samples, Stream, read
 from posterior_collapse.diagnosis.reading import derived_seed
 from posterior_collapse.errors import DataError
@@ -67,7 +67,7 @@ class Batches(ABC):
     image_shape: ImageShape | None = None
     condition_shape: ImageShape | None = None
     about: About = UNKNOWN
-    columns: tuple[Names | None, ...] = ()
+    columns: Columns = ()
 
     @property
     @abstractmethod

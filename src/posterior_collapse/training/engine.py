@@ -94,13 +94,13 @@ class Engine:
         graphed = self.device.type == "cuda" and common.cuda_graphs
         some = some_rows(feed)
         target = some.x if some.y is None else some.y
-        stds = [model.spec.eta_levels[0] for model in models]
         self.stack = Stack(
             models,
             self.device,
             feed.batch_size,
             half=common.precision == "bf16",
-            residuals=common.precision == "tf32" or needs_residuals(target, stds),
+            residuals=common.precision == "tf32"
+            or needs_residuals(target, [model.spec for model in models]),
             graphed=graphed,
         )
         self.dtype = next(iter(self.stack.leaves.values())).dtype

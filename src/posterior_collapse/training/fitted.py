@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from posterior_collapse.arrays import Float
-from posterior_collapse.data.about import About, Names
+from posterior_collapse.data.about import About, Columns
 from posterior_collapse.diagnosis.collecting import collect
 from posterior_collapse.diagnosis.conclusions import (
     collapsed_loss,
@@ -73,6 +73,7 @@ class Fitted(Seen):
         self.history: History = course.history
         self.stopped = course.stopped or ""
         self.seconds = course.seconds
+        self._best = course.best
         self._feed = feed
 
     @property
@@ -80,7 +81,7 @@ class Fitted(Seen):
         return self._feed.about
 
     @property
-    def columns(self) -> tuple[Names | None, ...]:
+    def columns(self) -> Columns:
         """What the features trained on are called, of a pair of both parts; None: no names."""
         return self._feed.columns
 
@@ -208,18 +209,25 @@ class Fitted(Seen):
         """What held the KL up besides; see `Settings.floor`."""
         return self.settings.floor
 
+    @property
+    def _kept(self) -> int:
+        """The row of the history at whose end the parameters were what they are."""
+        judged = self.history.get("validation_loss") or self.history.get("loss", [])
+        returned = self.stopped in ("finished", "early") and self._best in judged
+        return judged.index(self._best) if returned else -1
+
     def __repr__(self) -> str:
-        last = {name: column[-1] for name, column in self.history.items() if column}
+        last = {name: column[self._kept] for name, column in self.history.items() if column}
         active = "; ".join(
             f"z{level}: {last[f'active_{level}']:.0f} of {count_of(dim, 'unit')} active"
             for level, dim in enumerate(self.spec.dims, 1)
             if f"active_{level}" in last
         )
-        steps = (
-            f"{count_of(int(last['step']), 'step')}, loss {last['loss']:.6g}"
-            if last
-            else "no epoch"
-        )
+        steps = "no epoch"
+        if last:
+            taken = int(self.history["step"][-1])
+            back = f" and back to step {last['step']:.0f}" * (last["step"] < taken)
+            steps = f"{count_of(taken, 'step')}{back}, loss {last['loss']:.6g}"
         name = self.model.architecture.name
         return f"Fitted({self.spec.model}, {name}; {steps}; {active}; {self.stopped})"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from posterior_collapse.models import CONVENTIONS, MarkovVAE, Terms, loss
 from posterior_collapse.models.convolutions import channels_last
 from posterior_collapse.models.global_state import recording
 from posterior_collapse.models.layers import Decoder, Supplied
+from posterior_collapse.specs import Spec
 from posterior_collapse.training.batches import Batch
 from posterior_collapse.training.layout import DATA_LAYERS, HEADS, Layout
 from posterior_collapse.training.seeds import Draws
@@ -52,7 +53,7 @@ LOST = 1e-3
 """Share of the decoder's noise up to which the rounding of |y|^2 is left alone."""
 
 
-def needs_residuals(target: Tensor, stds: Iterable[float | str]) -> bool:
+def needs_residuals(target: Tensor, specs: Sequence[Spec]) -> bool:
     """Return whether `|y|^2` is so large that a difference from it has lost its digits.
 
     Values near 3,000 that vary by 1 have, in float32, squares that are rounded by 1: the loss would
@@ -60,19 +61,29 @@ def needs_residuals(target: Tensor, stds: Iterable[float | str]) -> bool:
 
     Args:
         target: Some rows y, (n, dim y).
-        stds: `eta_dec` of each run. In place of a learned one stands the std of a usual feature.
+        specs: Of each run. A learned `eta_dec` falls to what as many modes as there are units leave
+            of y; to what, if a condition tells of y besides, these rows do not say.
 
     Example:
+        >>> from posterior_collapse.specs import VAESpec
         >>> y = torch.randn(100, 5, generator=torch.Generator().manual_seed(0))
-        >>> needs_residuals(y, [1.0]), needs_residuals(y + 3000, [1.0])
+        >>> needs_residuals(y, [VAESpec(2)]), needs_residuals(y + 3000, [VAESpec(2)])
         (False, True)
     """
     y = target.double()
-    variances = y.var(0, correction=0)
-    usual = float(variances.where(variances > 0, math.nan).nanmedian())
-    noise = min(usual if isinstance(std, str) else std**2 for std in stds)
+
+    @functools.cache
+    def modes() -> Tensor:
+        return torch.linalg.svdvals(y - y.mean(0)).square() / y.numel()
+
+    def noise(spec: Spec) -> float:
+        eta = spec.eta_levels[0]
+        if not isinstance(eta, str):
+            return eta**2
+        return 0.0 if spec.model == "cvae" else float(modes()[spec.dims[0] :].sum())
+
     rounding = torch.finfo(target.dtype).eps * float(y.square().sum(1).mean())
-    return rounding > LOST * y.shape[1] * noise
+    return rounding > LOST * y.shape[1] * min(map(noise, specs))
 
 
 class _SquaredError(torch.autograd.Function):
