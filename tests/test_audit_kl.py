@@ -333,6 +333,7 @@ def test_a_floor_in_single_precision(charge: Any, kind: str) -> None:
 
     found = audit_loss(loss, features=64, latents=8).kl
     assert (found.kind, found.floor_over) == (kind, "all")
+    assert found.weight == pytest.approx(30, rel=5e-6)
     assert found.floor == pytest.approx({"capacity": 3, "free bits": 0.2}[kind], rel=1e-3)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -307,6 +309,55 @@ def test_calls_that_a_loss_counts_are_given_back(most: int) -> None:
             audit_loss(loss, features=D, latents=K)
     assert (around, module.other, CALLS, DONE) == (0, None, 0, {"calls": 0})
     assert "calls" not in vars(module)
+
+
+class Logging:
+    """Counts and logs as people do: in what is replaced, and in what is written into."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[str, Any] = {
+            "numpy": np.int64(0),
+            "array": np.zeros(1),
+            "tensor": torch.zeros((), dtype=torch.long),
+            "one": torch.zeros(1),
+        }
+        self.calls, self.other = torch.tensor(0), np.float32(0)
+        self.list, self.history, self.sums = [0], [0.5], Counter()  # type: ignore[var-annotated]
+
+    def __call__(self, o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        for name in self.numbers:
+            self.numbers[name] += 1
+        self.calls, self.other = self.calls + 1, self.other + np.float32(1)
+        self.list[0] += 1
+        loss = squared(o, y) + per_row(m, s)
+        self.history.append(loss.item())
+        self.sums["loss"] += 1
+        return loss
+
+    @property
+    def seen(self) -> list[Any]:
+        numbers = [*self.numbers.values(), self.calls, self.other]
+        return [*(n.item() for n in numbers), self.list, self.history, dict(self.sums)]
+
+
+def test_what_a_loss_counts_and_logs_is_given_back_whatever_holds_it() -> None:
+    loss = Logging()
+    before = copy.deepcopy(loss.seen)
+    held = [*loss.numbers.values(), loss.calls, loss.list, loss.history]
+    assert audit_loss(loss, features=D, latents=K).value == pytest.approx(0.5)
+    assert loss.seen == before
+    now = [*loss.numbers.values(), loss.calls, loss.list, loss.history]
+    assert all(one is other for one, other in zip(now, held, strict=True))
+
+
+def test_a_number_that_autograd_keeps_is_not_written_into() -> None:
+    """An audit in a step of training: what it did not change is no change to the graph."""
+    weight, factor = torch.ones(1, requires_grad=True), torch.full((1,), 2.0)
+    step = (weight * factor).sum()
+    audit_loss(lambda o, y, m, s: squared(o, y) + factor * per_row(m, s), features=D, latents=K)
+    step.backward()
+    assert weight.grad is not None
+    assert weight.grad.item() == 2
 
 
 def test_a_small_kl_is_read_beside_a_large_error_in_single_precision() -> None:

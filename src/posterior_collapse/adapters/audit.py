@@ -272,8 +272,8 @@ def audit_loss(
             training calls it, or what `effective_beta` returned for its reductions. Another order
             of these four is detected. Made-up reconstructions lie in (0, 1), and so do the targets,
             or they are counts, one-hot or class numbers, whichever the loss takes. A
-            sequence or a mapping may be returned, with the total first or under `"loss"`, or an
-            object that has it so.
+            sequence or a mapping may be returned, with the total first or under `"loss"` (or
+            `"total_loss"`, `"total"`), or an object that has it so.
         features: Number of features of a sample, or the shape of its reconstruction; None: that of
             the data.
         latents: Number of latent units.

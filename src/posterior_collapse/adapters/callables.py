@@ -59,8 +59,8 @@ class WrappedModel(LatentModel, nn.Module):
 
     Args:
         encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
-            `torch.distributions.Normal`. With a `CVAESpec` it is called as `encode(x, y)`, x being
-            the condition and y what is decoded.
+            `torch.distributions.Normal`, or an object with tensors `mean` and `std`. With a
+            `CVAESpec` it is called as `encode(x, y)`, x being the condition and y what is decoded.
         decode: z, (batch, latent_dim), to the decoder mean, (batch, ...), or to a
             `torch.distributions.Distribution` of the data. With a likelihood that is not Gaussian
             a tensor is what its loss takes (see `output`); classes of a position come last. With a
@@ -213,11 +213,14 @@ class WrappedModel(LatentModel, nn.Module):
             self.latent_shape = self.latent_shape or tuple(mean.shape[1:])
             mean, std = mean.flatten(1), std.flatten(1)
         if mean.shape != (n, k):
+            action = "Check latent_dim, and flatten what the encoder returns."
+            if mean.ndim > 2 and len(mean) == n:
+                action = f"Pass latent_dim={tuple(mean.shape[1:])}."
             raise InvalidArgumentError(
                 "encode",
                 f"outputs of shape {tuple(mean.shape)}",
                 f"({n}, {k}), for {n} rows and latent_dim={k}",
-                "Check latent_dim, and flatten what the encoder returns.",
+                action,
             )
         if first:
             self._refuse_swapped(first, mean)
@@ -309,7 +312,7 @@ class WrappedModel(LatentModel, nn.Module):
                 "prior",
                 f"a {type(found).__name__} of shape {tuple(found.batch_shape)} from the function",
                 f"(mean, std) or a Normal, ({len(samples)}, {self.units[0]}) each",
-                "Return one mean and std per row and unit.",
+                "Return one mean and std per row and unit; pass a prior of all rows itself.",
             )
         return found
 

@@ -127,8 +127,9 @@ def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
         yield Finding(
             "masked-targets",
             f"On targets {reconstruction.masked} the error's weight differs from that on made-up "
-            "ones, as under a mask of zeros, of missing values or of what exceeds a limit: no "
-            "beta * eta_dec^2 describes it, and which units live depends on what the mask leaves.",
+            "ones, as under a mask of zeros, of missing values or of what exceeds a limit, and in "
+            "a zero-inflated likelihood: no beta * eta_dec^2 describes it, and which units live "
+            "depends on what the mask leaves.",
             seen,
         )
     elif reconstruction.weights is not None:
@@ -262,7 +263,10 @@ def _of_means(audit: LossAudit) -> Iterator[Finding]:
     if reconstruction.kind in ("squared", "absolute"):
         error = f"{reconstruction.kind} error"
     over = audit.reductions["features"], audit.reductions["latents"]
-    if over == ("mean", "sum"):
+    if over == ("mean", None):  # as of latents that make an image, to which none can be added
+        text = f"The {error} is a mean over {features} {what}."
+        times = f"{features} (or, if the KL is a mean too, {features}/{latents})"
+    elif over == ("mean", "sum"):
         text = f"The {error} is a mean over {features} {what} and the KL a sum over latents."
         times = f"{features}"
     elif over == ("sum", "mean"):
@@ -274,7 +278,7 @@ def _of_means(audit: LossAudit) -> Iterator[Finding]:
     else:
         return
     yield Finding(
-        f"{over[0]}-and-{over[1]}",
+        f"{over[0]}-and-{over[1]}" if over[1] else "mean",
         text,
         f"Sum both: as written, the weight counts {times}-fold, unless a factor makes up for it.",
     )

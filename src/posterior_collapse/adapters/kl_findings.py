@@ -103,9 +103,11 @@ def _of_floor(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:
     action = "Pass data= to see how many units that keeps, and judge activity by information."
     if audit.forecast is not None:
         beta = audit.forecast.spec.beta_levels[0]
+        # Where more than the floor is worth paying for anyhow, it changes nothing.
+        but = "" if math.isclose(beta, audit.beta or 0, rel_tol=1e-3) else f", not {audit.beta:.4g}"
         action = (
-            f"On these data it keeps as many units as a plain KL of beta = {beta:.4g} would, not "
-            f"of {audit.beta:.4g}; judge activity by information."
+            f"On these data it keeps as many units as a plain KL of beta = {beta:.4g}{but} would; "
+            "judge activity by information."
         )
     said = f"A small KL costs nothing (free bits, {floor})"
     if kl.kind == "capacity":

@@ -42,6 +42,7 @@ KINDS: dict[Likelihood, type[Distribution]] = {
     "categorical": OneHots,
 }
 """What a decoder's distribution is of, by a spec's likelihood; of "other" any."""
+NO_POSTERIOR = "A plain or vector-quantised autoencoder has no posterior that could collapse."
 SURE = 4.0
 """Standard errors within which noise counts as that of a sample."""
 NEVER = -1e4
@@ -55,7 +56,8 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
 
     Args:
         output: `(mean, log_var)` or `(mean, std)`, perhaps with a sample of them behind, a
-            `Normal`, or a `MultivariateNormal` of independent units.
+            `Normal`, a `MultivariateNormal` of independent units, or another object with tensors
+            `mean` and `std`, as latent diffusion has it, perhaps as `latent_dist`.
         log_var: Whether the second is a log-variance in nats; False: it is a std.
 
     Raises:
@@ -65,9 +67,12 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
         >>> posterior_of((torch.zeros(1), torch.zeros(1)), log_var=True)
         Gaussian(mean=tensor([0.]), std=tensor([1.]))
     """
-    output = elementwise(output, lead=1)
+    output = elementwise(getattr(output, "latent_dist", output), lead=1)
     if isinstance(output, Normal):
         return Gaussian(output.mean, output.stddev)
+    own_mean, own_std = getattr(output, "mean", None), getattr(output, "std", None)
+    if isinstance(own_mean, Tensor) and isinstance(own_std, Tensor):
+        return Gaussian(own_mean, own_std)
     if isinstance(output, MultivariateNormal):
         if not independent(output):
             raise InvalidArgumentError(
@@ -88,14 +93,8 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             )
         output = output[:2]  # the sample that was drawn
     if not isinstance(output, Sequence) or len(output) != 2:
-        many = f"{len(output)} things" if isinstance(output, Sequence) else None
-        action = "Wrap it: lambda x: encode(x)[:2], or whichever two are those."
-        if isinstance(output, Tensor):
-            action = "If it holds both, wrap it: lambda x: encode(x).chunk(2, dim=-1)."
-        elif isinstance(output, Mapping):
-            action = f"Return the two of its {', '.join(map(str, output))} that are those."
         raise InvalidArgumentError(
-            "encode", many or f"a {type(output).__name__}", "two: (mean, log_var)", action
+            "encode", _described(output), "two: (mean, log_var)", _how_to_return_two(output)
         )
     try:
         mean, spread = (
@@ -114,7 +113,7 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "encode",
             f"outputs of shapes {tuple(mean.shape)} and {tuple(spread.shape)}",
             "one shape",
-            "Return a log-variance per unit, expanded to the mean's shape.",
+            f"Return a log-variance per unit, expanded to the mean's shape. {NO_POSTERIOR}",
         )
     if log_var:
         return Gaussian(mean, (0.5 * spread).exp())
@@ -126,6 +125,27 @@ def posterior_of(output: Any, *, log_var: bool) -> Gaussian:
             "If that is a log-variance, pass log_var=True; of a log-std return its exp.",
         )
     return Gaussian(mean, spread)
+
+
+def _described(output: Any) -> str:
+    if not isinstance(output, Sequence):
+        return f"a {type(output).__name__}"
+    shapes = [tuple(part.shape) for part in output if isinstance(part, Tensor)]
+    of = f" of shapes {', '.join(map(str, shapes))}" if len(shapes) == len(output) else ""
+    return f"{len(output)} things{of}"
+
+
+def _how_to_return_two(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"If it holds both, wrap it: lambda x: encode(x).chunk(2, dim=-1). {NO_POSTERIOR}"
+    names = output if isinstance(output, Mapping) else getattr(output, "__dict__", ())
+    if names and not isinstance(output, (Sequence, Distribution)):
+        return f"Return the two of its {', '.join(map(str, names))} that are those."
+    parts = output if isinstance(output, Sequence) else ()
+    shapes = [getattr(part, "shape", None) for part in parts]
+    # A model's own call mostly begins with what was decoded, whose shape is another.
+    last = len(shapes) == 3 and shapes[0] != shapes[1] == shapes[2]
+    return f"Wrap it: lambda x: encode(x)[{'1:' if last else ':2'}], or whichever two are those."
 
 
 def _begins_with_sample(output: Sequence[Tensor], log_var: bool) -> bool:

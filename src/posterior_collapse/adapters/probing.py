@@ -10,7 +10,7 @@ import contextlib
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from posterior_collapse.adapters.totals import parts_of, total_of
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.rows import device_of, is_of_dtype
 from posterior_collapse.errors import InvalidArgumentError, first_line
@@ -98,8 +99,8 @@ class Probe:
         order: Position of each of `ROLES` among its arguments.
         parts: What was returned, in words, if it was no single number.
         drew: Whether it drew from a Gaussian.
-        hits: Whether its KL is read where outputs are on their targets: beside a large error single
-            precision loses a small one.
+        beside: At which of some pairs of output and target its KL is read, 0 being those made up:
+            beside a large error single precision loses a small one (see `precision`).
     """
 
     loss: Callable[..., Any]
@@ -110,7 +111,7 @@ class Probe:
     order: tuple[int, ...] = (0, 1, 2, 3)
     parts: str | None = None
     drew: bool = False
-    hits: bool = False
+    beside: int = 0
 
     @cached_property
     def device(self) -> torch.device:
@@ -276,11 +277,8 @@ class Probe:
         except Exception as error:
             raise self._refusal(error, arguments) from error
         self.drew |= noise.drew
-        if isinstance(output, Mapping):
-            self.parts = f"a dict of {sorted(map(str, output))}"
-        elif isinstance(output, Sequence):
-            self.parts = f"a {type(output).__name__} of {len(output)}"
-        return _total(output)
+        self.parts = parts_of(output) or self.parts
+        return total_of(output)
 
     def _refusal(self, error: Exception, arguments: Sequence[Tensor]) -> InvalidArgumentError:
         line = first_line(error)
@@ -290,7 +288,13 @@ class Probe:
         )
         if len(self.sizes.features) == 1:
             action += " For classes, as of tokens, give positions and classes as features."
-        if "() missing " in line or "tuple index" in line or isinstance(error, KeyError):
+        if "positional argument" in line and " given" in line:
+            action = (
+                "Wrap it, to be called as in training: lambda y_hat, y, mean, log_var: "
+                "loss((y_hat, y, mean, log_var)), say. A plain or vector-quantised autoencoder has "
+                "no KL, and none of its units collapses to a prior."
+            )
+        elif "() missing " in line or "tuple index" in line or isinstance(error, KeyError):
             action = (
                 "Wrap it, with what else it takes as at the end of training (a step, a weight), or "
                 "z = mean + (log_var / 2).exp() * torch.randn_like(mean): "
@@ -409,32 +413,6 @@ def _leaves(total: Tensor) -> list[Tensor]:
         nodes.update(dict.fromkeys(new))
         queue += dict.fromkeys(new)
     return [node.variable for node in queue if hasattr(node, "variable")]
-
-
-def _total(output: Any) -> Any:
-    """Return the total of what a loss returned."""
-    if isinstance(output, Mapping):
-        output = output["loss"] if "loss" in output else next(iter(output.values()))
-    elif hasattr(output, "loss"):  # of a dataclass or a named tuple
-        output = output.loss
-    elif isinstance(output, Sequence):
-        output = output[0]
-    shape = tuple(getattr(output, "shape", ()))
-    try:
-        float(output.detach() if isinstance(output, Tensor) else output)
-    except (TypeError, ValueError, RuntimeError):
-        got = f"a result of shape {shape}" if shape else type(output).__name__
-        raise InvalidArgumentError(
-            "loss", got, "one number", "Reduce it as your training does."
-        ) from None
-    if str(kind := getattr(output, "dtype", "")).endswith("float16"):  # or bfloat16
-        raise InvalidArgumentError(
-            "loss",
-            f"a total in {kind}, of some three digits",
-            "one in float32 or float64",
-            "Audit it without autocast and without casts to half precision.",
-        )
-    return output if isinstance(output, Tensor) else float(output)
 
 
 def _number(total: Any, probe: Probe) -> float:

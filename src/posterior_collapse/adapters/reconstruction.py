@@ -305,24 +305,37 @@ def holds_on(
 
     A loss that refuses them is not asked, nor one whose gradient is of no form known here.
     """
-    y_hat = probe.made_up()[0] if y_hat is None else y_hat
+    made_up, usual = probe.made_up()
+    y_hat = made_up if y_hat is None else y_hat
+    of_counts = found.kind.startswith("negative-binomial")
     try:
-        gradient = probe.gradient(y_hat, y) * len(y)
+        gradient, *others = (
+            probe.gradient(y_hat, there) * len(y)
+            for there in (y, *((usual, usual + 1) if of_counts else ()))
+        )
     except InvalidArgumentError:
         return True
     rows = _Rows(y_hat.numpy(), _alike(probe, y), gradient)
     if found.kind == "log squared":
         fitted = _fitted_std([rows])
         return fitted is not None and bool(np.isclose(fitted.weight, found.weight, rtol=0.01))
+    if of_counts:  # whatever its dispersions, the slope is linear in the target
+        at, beyond = others
+        return _agree(gradient, at + (rows.target - usual.numpy()) * (beyond - at))
     for kind, slope, axis in _slopes(rows, probe):
         if (kind, axis) == (found.kind, found.axis):
-            expected = found.each * slope
-            # Of each number for itself: that of a masked target may be far below the largest. The
-            # second limit is what single precision and differences can tell.
-            size = np.abs(expected)
-            allowed = np.maximum(10 * TOLERANCE * size, 1e-5 * np.nanmax(size))
-            return bool((np.abs(gradient - expected) <= allowed).all())
+            return _agree(gradient, found.each * slope)
     return True
+
+
+def _agree(gradient: Float, expected: Float) -> bool:
+    """Whether each number of a gradient is as expected: that of a masked target may be small.
+
+    The second limit is what single precision and differences can tell.
+    """
+    size = np.abs(expected)
+    allowed = np.maximum(10 * TOLERANCE * size, 1e-5 * np.nanmax(size))
+    return bool((np.abs(gradient - expected) <= allowed).all())
 
 
 def _is_likelihood(probe: Probe, found: ReconstructionReading) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posterior_collapse.adapters.own import with_own
+from posterior_collapse.adapters.precision import MOST_APART, beside, rounding, with_digits
 from posterior_collapse.adapters.probing import (
     LOGGED,
     PLAIN,
@@ -33,11 +34,8 @@ from posterior_collapse.adapters.reconstruction import (
 from posterior_collapse.arrays import Float
 from posterior_collapse.errors import InvalidArgumentError
 
-MOST_UNITS = 256
-"""Units that are looked at one by one, where they differ."""
-
 LEAST_FREE, MOST_FREE = 1e-3, 64.0
-"""Nats that a floor has, of which less is rounding; a mask no more."""
+"""Nats of a floor: of less it is none, as a unit of so few is collapsed; of a mask no more."""
 NEAR = ((0.5, 0.0), (-0.6, 0.3), (0.0, 0.5), (0.0, -0.5), (0.7, -0.9), (1.1, 0.2), (-0.9, 0.8))
 """Posteriors (mean, log-variance) next to the prior, beside (0, 0)."""
 DISTANT = tuple((mean + math.copysign(20.0, mean), log_var) for mean, log_var in NEAR)
@@ -93,13 +91,17 @@ class KLReading(NamedTuple):
 def read_kl(probe: Probe) -> KLReading:
     """Return what moving the posterior off the prior says of the loss."""
     units, at = probe.sizes.latents, _losses(probe)
-    near = _fit(at(((0.0, 0.0), *NEAR)), ((0.0, 0.0), *NEAR), units)
-    far = _fit(at(DISTANT), DISTANT, units)
+    losses = at(NEAR)
+    near, far = _fit(losses, NEAR, units), _fit(at(DISTANT), DISTANT, units)
     found = near
     if near.kind != "no log" and far.kind == "gaussian":
         # Far points lose digits in float32: the near ones are the reading.
         same = near.kind == "gaussian" and math.isclose(near.weight, far.weight, rel_tol=0.02)
-        found = near if same else _with_floor(far, at, units)
+        least = max(LEAST_FREE, 8 * rounding(losses) / abs(far.weight))
+        # Under a floor of each unit the first lacks it too; units of other weights lack by chance.
+        lacks = (_Charge(near, at).lacking(NEAR[0], slice(n), n) for n in (units, 1))
+        whole = same and any(abs(nats) <= least for nats in lacks)
+        found = near if whole else _with_floor(far, at, units, least)
     if found.kind == "other":
         found = _squared(at, units) or found
     if found.kind == "gaussian" and units > 1:
@@ -112,7 +114,7 @@ Losses = Callable[..., Float]
 
 def _losses(probe: Probe) -> Losses:
     """Return a function of posteriors to losses: of some units there, of the rest elsewhere."""
-    y_hat, y = probe.made_up()
+    y_hat, y = beside(probe)
 
     def at(
         points: Sequence[tuple[float, float]],
@@ -123,7 +125,7 @@ def _losses(probe: Probe) -> Losses:
         for mean, log_var in points:
             moved = np.repeat(np.array(rest)[:, None], probe.sizes.latents, axis=1)
             moved[0, units], moved[1, units] = mean, log_var
-            found.append(probe.value(y if probe.hits else y_hat, y, *moved))
+            found.append(probe.value(y_hat, y, *moved))
         return np.array(found)
 
     return at
@@ -151,41 +153,58 @@ def _fit(losses: Float, points: Sequence[tuple[float, float]], units: int) -> KL
     # What single precision makes of N(0, 1) is N(0, 1).
     prior_mean = 0.0 if abs(prior_mean) <= TOLERANCE else plain(prior_mean)
     prior_std = 1.0 if abs(prior_std - 1) <= TOLERANCE else plain(prior_std)
-    return KLReading("gaussian", plain(2 * of_log), prior_std, prior_mean)
+    # Far from the prior the mean's part has the most digits.
+    weight = 2 * float(of_square) * prior_std**2
+    return KLReading("gaussian", plain(weight), prior_std, prior_mean)
 
 
-def _with_floor(found: KLReading, at: Losses, latents: int) -> KLReading:
-    """Return whether a small KL is free or rewarded, and up to which.
+class _Charge(NamedTuple):
+    """What a loss charges for a KL that is a multiple of it far from the prior."""
+
+    found: KLReading
+    at: Losses
+
+    @property
+    def prior(self) -> tuple[float, float]:
+        return self.found.prior_mean, 2 * math.log(self.found.prior_std)
+
+    def at_kl(self, nats: float) -> tuple[float, float]:
+        """Return a posterior so many nats from the prior."""
+        mean, log_var = self.prior
+        return mean + self.found.prior_std * math.sqrt(2 * nats), log_var
+
+    def rise(self, there: tuple[float, float], units: Any) -> float:
+        """Return how much more than at the prior is charged, in nats."""
+        before, after = self.at((self.prior, there), units, self.prior)
+        return float(after - before) / self.found.weight
+
+    def lacking(self, there: tuple[float, float], units: Any, number: int) -> float:
+        """Return how much less than its KL that is."""
+        return number * _kl(there, self.found) - self.rise(there, units)
+
+
+def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLReading:
+    """Return whether a small KL is free or rewarded, and up to which, of `least` nats or more.
 
     From the prior, the far loss is less than the KL's by the floor of free bits; by twice a
     capacity, for its loss falls up to there before it rises. A KL of a quarter of that is below
     either, and says which.
     """
-    scale = found.prior_std
-    prior = (found.prior_mean, 2 * math.log(scale))
-
-    def at_kl(nats: float) -> tuple[float, float]:
-        return prior[0] + scale * math.sqrt(2 * nats), prior[1]
-
-    def rise(there: tuple[float, float], units: Any) -> float:
-        """Return how much more than at the prior is charged, in nats."""
-        before, after = at((prior, there), units, prior)
-        return float(after - before) / found.weight
-
-    def lacking(there: tuple[float, float], units: Any, number: int) -> float:
-        return max(number * _kl(there, found) - rise(there, units), 0.0)
-
+    charge = _Charge(found, at)
     every, first = slice(None), slice(0, 1)
-    together, alone = lacking(DISTANT[0], every, latents), lacking(DISTANT[0], first, 1)
+    together, alone = (
+        max(charge.lacking(DISTANT[0], units, number), 0.0)
+        for units, number in ((every, latents), (first, 1))
+    )
     each = latents > 1 and alone < 0.75 * together
     units, number = (first, 1) if each else (every, latents)
     first_less = less = alone if each else together
     # Not as far beyond it, where single precision has digits left.
-    less = lacking(at_kl(2 * less / number), units, number)
+    less = max(charge.lacking(charge.at_kl(2 * less / number), units, number), 0.0)
     # In parts of that KL: 0 if it is free, -1 if it is rewarded.
     charged = math.nan
-    if less > LEAST_FREE and math.isclose(less, first_less, rel_tol=0.3):
-        charged = rise(at_kl(less / 4 / number), units) / (less / 4)
+    if less > least and math.isclose(less, first_less, rel_tol=0.3):
+        charged = charge.rise(charge.at_kl(less / 4 / number), units) / (less / 4)
     for kind, part, times in (("free bits", 0.0, 1.0), ("capacity", -1.0, 2.0)):
         if abs(charged - part) <= 0.1:
             over = "unit" if each else "all"
@@ -194,11 +213,12 @@ def _with_floor(found: KLReading, at: Losses, latents: int) -> KLReading:
     free, all_of_it = 0.0, MOST_FREE
     for _ in range(40):
         nats = (free + all_of_it) / 2
-        charged = rise(at_kl(nats), first)
+        charged = charge.rise(charge.at_kl(nats), first)
         free, all_of_it = (free, nats) if charged > nats / 2 else (nats, all_of_it)
-    if not LEAST_FREE < all_of_it < MOST_FREE or rise(at_kl(free / 2), first) > TOLERANCE * free:
+    in_full = charge.rise(charge.at_kl(free / 2), first) > TOLERANCE * free
+    if in_full or not least < all_of_it < MOST_FREE:
         return found._replace(kind="other")
-    each = latents == 1 or rise(at_kl(0.9 * free), every) <= TOLERANCE * free
+    each = latents == 1 or charge.rise(charge.at_kl(0.9 * free), every) <= TOLERANCE * free
     return found._replace(
         kind="free bits", floor=plain(all_of_it), floor_over="unit" if each else "all"
     )
@@ -236,15 +256,14 @@ def _kl(point: tuple[float, float], found: KLReading) -> float:
 
 def _of_units(found: KLReading, at: Losses, latents: int) -> KLReading:
     """Look whether units have priors or weights of their own."""
-    points = ((0.0, 0.0), *NEAR)
 
     def read(units: Any, number: int) -> KLReading:
-        return _fit(at(points, units), points, number)
+        return _fit(at(NEAR, units), NEAR, number)
 
     few = (np.arange(0, latents, 2), np.arange(latents // 2), np.array([0]))
     parts = [read(units, len(units)) for units in few]
     same = all(math.isclose(part.weight, found.weight, rel_tol=0.01) for part in parts)
-    if same or latents > MOST_UNITS:
+    if same or latents > MOST_APART:
         return found
     each = [read(slice(i, i + 1), 1) for i in range(latents)]
     if any(one.kind not in ("gaussian", "none") for one in each):
@@ -305,11 +324,12 @@ def _read_in_some_order(loss: Callable[..., Any], sizes: Sizes, log_var: bool) -
         return first
     # A part of the loss was returned where the total should be.
     lacking = "posterior" if kl.kind == "none" else "reconstruction"
+    parts = "loss(*args).values()" if probe.parts.startswith("a dict") else "loss(*args)[:2]"
     raise InvalidArgumentError(
         "loss",
         f"{probe.parts}, the part read of which does not depend on the {lacking}",
         'the total first, or under "loss"',
-        "Return what training minimises, e.g. lambda *args: sum(loss(*args)[:2]).",
+        f"Return what training minimises, e.g. lambda *args: sum({parts}).",
     )
 
 
@@ -341,10 +361,11 @@ def _read_as(
     if ignored := ignored_classes(probe):
         probe = replace(probe, ignored=ignored)
         read = read_reconstruction(probe)._replace(ignored=ignored)
+    probe = with_digits(probe)
     kl = read_kl(probe)
-    for hits, spread in itertools.product(sorted({False, probe.target.values == "soft"}), spreads):
+    for spread in spreads[1:]:
         if kl.kind == "other":
-            probe = replace(probe, hits=hits, spread=spread)
+            probe = replace(probe, spread=spread)
             kl = _kl_or(kl, probe)
     if kl.kind == "other":
         turned = (replace(probe, spread=s) for s in (PLAIN if log_var else LOGGED))
@@ -368,14 +389,14 @@ def _adds_up(kl: KLReading, probe: Probe) -> bool:
     which all else is read, these say nothing. A total correlation is no reason: of one unit it is
     none, and it need not be any at an optimum, whose units are uncorrelated.
     """
-    y_hat, y = probe.made_up()
+    y_hat, y = beside(probe)
     unit = 0 if kl.weights is None else int(np.argmax(kl.weights))
     sides = np.resize([2.0, -2.0], probe.sizes.batch)
 
     def loss(means: Any) -> float:
         moved = np.zeros((probe.sizes.batch, probe.sizes.latents))
         moved[:, unit] = means
-        return probe.value(y if probe.hits else y_hat, y, moved)
+        return probe.value(y_hat, y, moved)
 
     # In either, each row is once on one side and once on the other: its prior may be its own.
     alike, apart = loss(2.0) + loss(-2.0), loss(sides) + loss(-sides)

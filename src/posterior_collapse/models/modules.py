@@ -9,6 +9,7 @@ module of which only a method is called never reaches the hook.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import itertools
 import sys
@@ -16,7 +17,7 @@ import threading
 import types
 import warnings
 import weakref
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
@@ -40,7 +41,8 @@ _PLAIN = (
     type(None), bool, int, float, complex, str, bytes, bytearray, np.ndarray, torch.Size,
     types.ModuleType, types.CodeType, types.FrameType,
 )  # fmt: skip
-_COUNTS = (int, float)
+_COUNTS = (int, float, np.generic, np.ndarray, Tensor)
+_DICTS = (dict, OrderedDict, defaultdict, Counter)
 _OURS = f"{__name__.partition('.')[0]}."
 _OF_TORCH = frozenset(vars(nn.Module()))
 """Attributes that every module has: parameters, submodules and hooks."""
@@ -139,7 +141,8 @@ def keeping_state(*things: Any) -> Iterator[None]:
     """Undo what happens meanwhile to buffers of the modules behind functions, and to counters.
 
     For what has to run as in training: batch norms take each batch into their statistics, and
-    schedules count calls, in an attribute, a dict, a global or a variable of a function around.
+    schedules count calls, in an attribute, a dict, a list, a global or a variable of a function
+    around, as numbers of Python, NumPy or torch; and losses are logged in lists.
 
     Example:
         >>> norm, steps = nn.BatchNorm1d(1), {"done": 0}
@@ -164,6 +167,15 @@ def keeping_state(*things: Any) -> Iterator[None]:
     named = {id(space): space for thing in reachable for space in _namespaces(thing)}
     spaces = [(space, dict(space)) for space in named.values()]
     cells = [(cell, _held(cell)) for thing in reachable for cell in _cells(thing)]
+    lists = [(thing, list(thing)) for thing in reachable if type(thing) is list]
+    values = itertools.chain(
+        reachable,  # which has tensors, and no arrays
+        *(before.values() for _, before in spaces),
+        *(before for _, before in lists),
+        (held for _, held in cells),
+    )
+    single = {id(value): value for value in values if _is_single(value)}
+    written = [(value, copy.deepcopy(value)) for value in single.values()]
     try:
         with _watched(meet, things):
             yield
@@ -180,8 +192,26 @@ def keeping_state(*things: Any) -> Iterator[None]:
                 else:  # an instance's own, in place of its class's
                     space.pop(name, None)
         for cell, held in cells:
-            if type(held) in _COUNTS:
+            if _is_count(held):
                 cell.cell_contents = held
+        for thing, items in lists:
+            pairs = zip(items, thing, strict=False)
+            if len(thing) != len(items) or any(a is not b and _is_count(b) for a, b in pairs):
+                thing[:] = items
+        for value, number in written:
+            if value != number:  # else what autograd has kept of it would count as changed
+                value[...] = number
+
+
+def _is_count(value: Any) -> bool:
+    return _is(value, _COUNTS) and not _is(value, bool)
+
+
+def _is_single(value: Any) -> bool:
+    """Whether a value is a tensor or an array of one number, which may be written into."""
+    if type(value) is Tensor:
+        return value.numel() == 1 and not (value.requires_grad or value.is_meta)
+    return type(value) is np.ndarray and value.size == 1 and value.dtype.kind in "iuf"
 
 
 def _namespaces(thing: Any) -> Iterator[dict[Any, Any]]:
@@ -189,7 +219,7 @@ def _namespaces(thing: Any) -> Iterator[dict[Any, Any]]:
     if _is(thing, nn.Module):
         yield from (vars(part) for part in thing.modules())
         return
-    if type(thing) is dict:
+    if type(thing) in _DICTS:
         yield thing
     elif _is(thing, types.FunctionType) and not _installed(thing.__module__):
         yield from (thing.__globals__, thing.__dict__)
@@ -215,7 +245,7 @@ def _held(cell: types.CellType) -> Any:
 def _counted(before: dict[Any, Any], after: dict[Any, Any], name: Any) -> bool:
     """Whether a number has changed meanwhile, come or gone."""
     pair = before.get(name), after.get(name)
-    return pair[0] is not pair[1] and any(type(value) in _COUNTS for value in pair)
+    return pair[0] is not pair[1] and any(map(_is_count, pair))
 
 
 @contextlib.contextmanager
