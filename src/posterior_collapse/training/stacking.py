@@ -74,7 +74,8 @@ def needs_residuals(target: Tensor, specs: Sequence[Spec]) -> bool:
 
     @functools.cache
     def modes() -> Tensor:
-        return torch.linalg.svdvals(y - y.mean(0)).square() / y.numel()
+        values: Tensor = torch.linalg.svdvals(y - y.mean(0))
+        return values.square() / y.numel()
 
     def noise(spec: Spec) -> float:
         eta = spec.eta_levels[0]
