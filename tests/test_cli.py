@@ -281,7 +281,7 @@ def bad_files() -> None:
         ("forecast digits --sigma-1 0.5", "--model hvae"),
         (
             "forecast digits --model hvae --beta 2:1 --sigma-1 learned",
-            "beta_2: got 1.0, below beta_1 = 2.0",
+            "--beta-2: got 1.0, below beta_1 = 2.0",
         ),
         ("forecast digits --model hvae --latents 2:2 --sigma-1 1:2 --sigma-2 1:2", "known"),
         ("forecast digits --latents 70 --beta 0.5 --eta-dec learned", "falls without end"),

@@ -172,7 +172,8 @@ class _Layout:
             lines = (line for line in file if line.strip())
             if (spelled := self.spelled) is not None:  # the features alone
                 texts = ([spelled(row[i]) for i in features] for _, row in self.rows())
-                lines, columns = (self.delimiter.join(cells) for cells in texts), None
+                part = f'"{self.delimiter}"'  # a cell may hold what parts them
+                lines, columns = (f'"{part.join(cells)}"' for cells in texts), None
             try:
                 return np.loadtxt(
                     lines,

@@ -317,7 +317,8 @@ def _without_certificate(found: Diagnosis) -> Iterator[Finding]:
     elif spare:
         what = "Whether the collapsed units could carry something is not known."
         action = "Compare them with a linear model's, by the data, beta and eta_dec; and diagnose "
-        action += "the model with its decoder (one that sees the data: teacher_forcing=True)."
+        action += "the model with its decoder (one that sees the data: teacher_forcing=True)"
+        action += f"{', and pass the spec that it was trained with' * (found.spec is None)}."
         if theory is not None:
             what, action = f"{_units(spare)} collapsed {beside}", f"{see} one more unit would pay."
             beta, onset = theory.spec.beta_levels[0], theory.onset
