@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -96,3 +97,18 @@ def test_a_floor_is_small_beside_the_kl_of_many_units(floor: float) -> None:
     )
     assert (found.kl.kind, found.kl.floor_over) == ("free bits", "all")
     assert found.kl.floor == pytest.approx(floor, rel=1e-6)
+
+
+@pytest.mark.parametrize(("features", "latents", "beta"), [(784, 16, 0.1), (3072, 64, 1.0)])
+def test_a_normaliser_beside_the_error_leaves_the_kl_enough_digits(features, latents, beta) -> None:
+    """It was refused: no output and target make such a total small."""
+
+    def loss(y_hat, y, mean, log_var):
+        y_hat, y, mean, log_var = (part.float() for part in (y_hat, y, mean, log_var))
+        kl = 0.5 * (mean**2 + log_var.exp() - 1 - log_var).sum(1)
+        error = 0.5 * (y_hat - y) ** 2 + 0.5 * math.log(2 * math.pi)
+        return (error.sum(1) + beta * kl).mean()
+
+    found = audit_loss(loss, features=features, latents=latents, batch_size=2)
+    assert found.beta == pytest.approx(beta, rel=2e-3)
+    assert found.findings == ()

@@ -17,7 +17,7 @@ SMALL = 1e-5
 """A probability or rate near 0, of which a loss that does not guard its logarithms takes one."""
 LINK = 30.0
 """Minus a logit or log rate that is as good as 0."""
-FINE, COARSE = 1e-4, 2e-3
+FINE, COARSE = 1e-4, 5e-3
 """Parts of a unit's KL that rounding may be: to read it well, and at all."""
 MOST_APART = 256
 """Units that are looked at one by one, where they differ."""

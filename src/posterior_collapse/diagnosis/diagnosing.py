@@ -149,7 +149,8 @@ def diagnose(
         levels, partly = _levels(found, options, effects)
         errors = _decoder_errors(found)
         known = about(data, conditional=found.some_rows[1] is not None)
-        if known.features is None and columns:  # as those trained on are called
+        named = bool(columns) and len(columns[-1] or ()) == found.widths[-1]
+        if known.features is None and named:  # as those trained on are called
             known = replace(known, features=columns[-1])
         pictures = show(found.model, *found.some_rows, levels, known) if found.decodes else None
         signals, limits = _signals(found, levels)
