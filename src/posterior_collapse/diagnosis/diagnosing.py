@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse import checks
-from posterior_collapse.data.about import about, refuse_reordered
+from posterior_collapse.data.about import Columns, about, refuse_reordered
 from posterior_collapse.data.samples import Samples, read
 from posterior_collapse.diagnosis.advice import with_verdict
 from posterior_collapse.diagnosis.certificate import Signal
@@ -130,7 +130,7 @@ def diagnose(
             "data that can be read twice, for importance_samples",
             "Pass an array or a DataLoader.",
         )
-    columns = getattr(trained, "columns", ()) if hasattr(trained, "objective") else ()
+    columns: Columns = getattr(trained, "columns", ()) if hasattr(trained, "objective") else ()
     refuse_reordered("data", data, columns)
     own = None if getattr(model, "spec_assumed", False) else model.spec
     likelihood = _likelihood(model, own, spec)
