@@ -50,9 +50,9 @@ def with_digits(probe: Probe) -> Probe:
     if fine:
         return probe
     errors = []
-    for at in range(len(_pairs(probe))):
+    for pair in _pairs(probe):
         try:
-            errors.append(abs(replace(probe, beside=at).value(*_pairs(probe)[at])))
+            errors.append(abs(probe.value(*pair)))
         except InvalidArgumentError:  # of outputs that it does not take
             errors.append(math.inf)
     probe = replace(probe, beside=int(np.argmin(errors)))

@@ -281,7 +281,7 @@ def _forecast(
     if regressed:
         if isinstance(held, Samples) and found.n * math.prod(found.widths) <= MOST_REGRESSED:
             forecast, why = linear_forecast(held, found.spec)
-            return forecast, why or (ADDS,)
+            return forecast, why if forecast is None else (*why, ADDS)
         return None, (
             f"no forecast: with a condition, that of likelihood {likelihood!r} is a regression on "
             "all rows at once, made here of arrays that are not too large; pc.forecast has it",
