@@ -215,6 +215,16 @@ def test_a_run_that_is_not_finite_is_told_from_the_others(run) -> None:
     assert not Path("single").exists()
 
 
+def test_what_the_forecasts_say_of_the_data_stands_below_the_verdicts(run) -> None:
+    np.save("unlike.npy", X * [500, 1, 1, 1, 1])
+    for betas in ("1", "1,2", "1,2,3,4,5"):
+        _, out, _ = run(f"unlike.npy --latents 2 --beta {betas} --architecture linear --epochs 1")
+        told = " ".join(out.split()).split("Note: ")
+        assert told[1].startswith("features have standard deviations up to ")
+        assert len(told) == 2
+    assert "Note: " not in run("x.npy --latents 2 --architecture linear --epochs 1")[1]
+
+
 def test_many_runs_are_told_in_80_columns(run) -> None:
     line = "x.npy --hidden 6 --optimiser sgd --epochs 2 --latents 2 --eta-dec 9"
     status, out, _ = run(f"{line} --learning-rate 0.0001,0.0002,1e9 --seed 0,1")

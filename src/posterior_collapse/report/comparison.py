@@ -130,13 +130,15 @@ def comparison_sentences(
 ) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
-    Of more than `few` it is said `where` to read about each.
+    Of more than `few` it is said `where` to read about each. Last are the cautions on the data that
+    all forecasts have.
     """
+    notes = [f"Note: {caution}." for caution in _cautions(summaries)]
     if len(summaries) == 1:
-        return [comparison_verdict(summaries[0][1])]
+        return [comparison_verdict(summaries[0][1]), *notes]
     verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
     if len(summaries) <= few:
-        return verdicts
+        return [*verdicts, *notes]
     kinds = [comparison_kind(summary) for _, summary in summaries]
     stopped = [text for text, kind in zip(verdicts, kinds, strict=True) if kind == "stopped"]
     same = sum(
@@ -154,7 +156,13 @@ def comparison_sentences(
         counts = f"No closed form is known to compare these {lacking} runs with."
     if far := kinds.count("undertrained"):
         counts = f"Undertrained, with a loss far above: {far} of {len(summaries)} runs. {counts}"
-    return [*stopped, counts, where]
+    return [*stopped, counts, where, *notes]
+
+
+def _cautions(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
+    forecasts = [summary.get("forecast") or {} for _, summary in summaries]
+    first, *others = [list(found.get("cautions", ())) for found in forecasts]
+    return [caution for caution in first if all(caution in found for found in others)]
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:

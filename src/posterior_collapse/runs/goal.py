@@ -15,7 +15,7 @@ from posterior_collapse.models import Architecture
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
-from posterior_collapse.theory.forecasting import FEW_ROWS, UNLIKE_FEATURES
+from posterior_collapse.theory.forecasting import cautions_on_data
 from posterior_collapse.training.settings import effective_spec
 
 LOWEST = 64.0
@@ -234,10 +234,9 @@ class Theory:
     def cautions(self, spec: Spec) -> tuple[str, ...]:
         """Return what a forecast says of the data: of few rows, of features of unlike scale."""
         try:
-            notes = self.forecast(spec).notes
+            return cautions_on_data(self.forecast(spec).notes)
         except UnboundedObjectiveError:  # what is tuned is no Gaussian's optimum
             return ()
-        return tuple(note for note in notes if note.startswith((FEW_ROWS, UNLIKE_FEATURES)))
 
     def check(self) -> None:
         """Refuse what not even a linear model keeps; see `interval` and `latents`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -277,12 +277,14 @@ def forecast(
         gaussian = modes.total / 2 + modes.target_dim / 2 * math.log(2 * math.pi)
         loss += modes.noise.constant_loss - gaussian
         eta_dec = math.nan
+    notes = list(modes.noise.notes if modes.noise else ())
+    notes += [*solution.notes, *_cautions(found, solution, loss)]
     bracket, targets = None, None
-    said: list[str] = []
     if network:
         x, targets = networks.some_rows(data)
         lowest = _lowest(found[:1])
         bracket, said = networks.bracket(x, targets, modes, problem.spec, lowest, found[0].n_active)
+        notes += said
     return Forecast(
         spec=problem.spec,
         loss=loss,
@@ -290,12 +292,7 @@ def forecast(
         total_variance=modes.total,
         levels=found,
         eta_dec=eta_dec,
-        notes=(
-            *(modes.noise.notes if modes.noise else ()),
-            *solution.notes,
-            *_cautions(found, solution, loss),
-            *said,
-        ),
+        notes=tuple(notes),
         bracket=bracket,
         _solution=solution,
         _targets=targets,
@@ -335,6 +332,11 @@ def _lowest(levels: tuple[Level, ...]) -> float:
     """The least variance with which a unit lives; infinity where none does, or none is known."""
     thresholds = np.concatenate([level.threshold for level in levels])
     return float(np.min(thresholds, initial=np.inf, where=~np.isnan(thresholds)))
+
+
+def cautions_on_data(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return the notes of a forecast that say of the data: few rows, features of unlike scale."""
+    return tuple(note for note in notes if note.startswith((FEW_ROWS, UNLIKE_FEATURES)))
 
 
 def _cautions(levels: tuple[Level, ...], solution: Solution, loss: float) -> Iterator[str]:

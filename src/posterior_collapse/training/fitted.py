@@ -25,6 +25,7 @@ from posterior_collapse.models.modules import evaluating
 from posterior_collapse.records import Seen
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
+from posterior_collapse.theory.forecasting import cautions_on_data
 from posterior_collapse.training import seeds
 from posterior_collapse.training.batches import Batch, Batches
 from posterior_collapse.training.course import Course
@@ -178,21 +179,22 @@ class Fitted(Seen):
             there is none, and says `undetermined` where other counts cost as much, and of which
             `undetermined_levels`. Where there is one, `measured` has besides the `collapsed_loss`
             of the best model without latent units (None: not known, or not to be had).
+            `cautions` is there where the forecast's notes say of the data to beware of something.
             `approximate` is there, and True, for a likelihood that is not Gaussian: the forecast's
             loss is then none to be reached.
         """
-        found = self.forecast
-        expected = found and {
-            "loss": found.loss,
-            "levels": [_in_short(level, level.information) for level in found.levels],
-            **(
-                {"undetermined": True, "undetermined_levels": list(found.undetermined_levels)}
-                if found.undetermined
-                else {}
-            ),
-        }
+        found, expected = self.forecast, None
         measured = dict(self.measured())
         if found is not None:
+            expected = {
+                "loss": found.loss,
+                "levels": [_in_short(level, level.information) for level in found.levels],
+            }
+            if found.undetermined:
+                expected["undetermined"] = True
+                expected["undetermined_levels"] = list(found.undetermined_levels)
+            if cautions := cautions_on_data(found.notes):
+                expected["cautions"] = list(cautions)
             known = counts_alike(found) and collapses_freely(found)
             measured["collapsed_loss"] = collapsed_loss(found) if known else None
         found_and_expected = {"measured": measured, "forecast": expected}
