@@ -10,7 +10,7 @@ import pytest
 
 import left_results
 from posterior_collapse.errors import CorruptFileError, MissingFileError
-from posterior_collapse.experiments import trust
+from posterior_collapse.experiments import trust, trust_table
 from posterior_collapse.experiments.checks import missed
 from posterior_collapse.experiments.deliverables.trust_gain import of_pairs
 from posterior_collapse.experiments.tables import Table
@@ -289,6 +289,8 @@ class TestSummary:
             expected = f"before\n{trust.BEGIN}\n{trust.block(results)}{trust.END}\nafter\n"
             assert readme.read_text("utf-8") == expected
         assert trust.table(results) in document.read_text("utf-8")
+        figures = {path.name for path in document.parent.iterdir()} - {"trust.md"}
+        assert figures == {"trust.png", "trust.pdf", "trust.csv"}
 
     @pytest.mark.parametrize("text", ["", "{0}\n{0}\n{1}", "{1}\n{0}", "{0}"])
     def test_a_readme_without_the_place_is_left_alone(self, tmp_path: Path, text: str) -> None:
@@ -343,3 +345,25 @@ class TestSummary:
         assert inside[1] == trust.block(HOME / "results")
         written = (HOME / "docs" / "trust.md").read_text("utf-8")
         assert written == trust.render(HOME / "results", HOME / "docs")
+
+    def test_the_figure_holds_the_onsets_and_shares_of_every_network(self, tmp_path: Path) -> None:
+        found = {row: left(HOME / "results", row) for row in ("X3a", "X3b", "X3e", "X3f", "X3g")}
+        chart = trust_table.picture(found)
+        chart.table.save(tmp_path, "trust")
+        assert (HOME / "docs/trust.csv").read_text() == (tmp_path / "trust.csv").read_text()
+        expected = []
+        for onsets, units in (("X3a", "X3b"), *[(row, row) for row in ("X3e", "X3f", "X3g")]):
+            near = {
+                (r["network"], r["warm-up"]): r["within a unit of it"]
+                for r in Table.from_dict(found[units]["tables"]["units"]).records()
+            }
+            for r in Table.from_dict(found[onsets]["tables"]["onset"]).records():
+                way = {"no": "without a warm-up", "yes": "after a warm-up"}[r["warm-up"]]
+                ends = r["last beta alive / onset"], r["first beta dead / onset"]
+                expected.append((r["network"], way, *ends, near[r["network"], r["warm-up"]]))
+        drawn = [tuple(row[1:]) for row in chart.table.rows]
+        assert sorted(drawn) == sorted(expected)
+        left_box, _ = chart.figure.axes
+        texts = [text.get_text() for text in left_box.get_yticklabels()]
+        assert texts[0] == "9 networks of one hidden layer"
+        assert len(texts) == len(drawn) / 2 + len({row[0] for row in chart.table.rows})

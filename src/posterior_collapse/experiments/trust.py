@@ -18,6 +18,7 @@ from posterior_collapse.experiments.trust_table import (
     OTHERS,
     ROWS,
     headlines,
+    picture,
     summary,
 )
 from posterior_collapse.files import read_json, write_text
@@ -25,6 +26,8 @@ from posterior_collapse.files import read_json, write_text
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
 """Between these lines of the README stands what `block` returns."""
+FIGURE = "trust"
+"""Name of the figure beside the document."""
 
 
 def write(
@@ -37,7 +40,8 @@ def write(
     Args:
         results: Folder with the results of the rows X3a to X3d, and of those beside if there.
         readme: Has the two lines `BEGIN` and `END`; what is between them is replaced.
-        document: Markdown file that is written anew; figures are linked, not copied.
+        document: Markdown file that is written anew, and beside it the figure of all networks;
+            those of the rows are linked, not copied.
 
     Raises:
         MissingFileError: A row has no result there, or there is no such README.
@@ -55,6 +59,7 @@ def write(
         ) from error  # fmt: skip
     changed = _between(before, block(results), str(home))
     write_text(target, text)
+    picture(_found(Path(results))).save(target.parent, FIGURE)
     write_text(home, changed)
     return home, target
 
@@ -113,6 +118,7 @@ def _page(found: Mapping[str, dict[str, Any]], home: str) -> str:
     notes = [note for result in found.values() for note in result["agreement"]["notes"]]
     return rendered(
         "trust.md.jinja",
+        figure=FIGURE,
         summary=f"{summary(found).markdown()}\n{_otherwise(found)}".rstrip(),
         rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
         convolutional=CONVOLUTIONAL in found,

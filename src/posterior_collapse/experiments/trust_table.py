@@ -10,7 +10,9 @@ import numpy as np
 
 from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import NEAR, near_onset
+from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.figures.lines import UNTOLD
+from posterior_collapse.experiments.figures.trusted import Held, trusted
 from posterior_collapse.experiments.tables import Table
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
@@ -215,6 +217,21 @@ def summary(found: Results) -> Table:
     return Table(["prediction", "tested on", "as measured"], rows)
 
 
+def picture(found: Results) -> Chart:
+    """Return the figure of how far onsets and counts held, network by network."""
+    units = _groups(found, "units")
+    kinds: dict[str, dict[str, dict[str, Held]]] = {}
+    for who, records in _groups(found, "onset").items():
+        near = {(r["network"], r["warm-up"]): r["within a unit of it"] for r in units.get(who, ())}
+        networks: dict[str, dict[str, Held]] = {}
+        for r in records:
+            ends = None if r[ERROR] is None else (r[LAST], r[FIRST])
+            held = Held(ends, near.get((r["network"], r["warm-up"])))
+            networks.setdefault(r["network"], {})[WARM_UPS[r["warm-up"]]] = held
+        kinds[_counted(who.partition(",")[0], len(networks))] = networks
+    return trusted(kinds, NEAR)
+
+
 def _is_linear(record: Mapping[str, Any]) -> bool:
     return ", linear, " in record["network"]
 
@@ -254,13 +271,13 @@ def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
             parts.append(f"{runs} {_beside(higher)}")
         if len(found) < len(own):
             parts.append(f"{len(own) - len(found)} never or always collapsed")
-        yield [ONSET, f"{_counted(who, own)}; {words}", "; ".join(parts)]
+        yield [ONSET, f"{_counted(who, len(own))}; {words}", "; ".join(parts)]
 
 
-def _counted(who: str, records: Records) -> str:
+def _counted(who: str, count: int) -> str:
     if who.startswith("a "):
         return who
-    return f"{len(records)} {who if len(records) > 1 else who.replace('networks', 'network')}"
+    return f"{count} {who if count > 1 else who.replace('networks', 'network')}"
 
 
 def _beside(higher: Sequence[float]) -> str:
@@ -298,7 +315,7 @@ def _of_units(who: str, records: Records) -> Iterator[list[str]]:
             text += f" (median of the networks' medians, {min(ratios):.1f} to {max(ratios):.1f})"
         yield [
             BRACKET,
-            f"{sum(r['runs'] for r in own)} runs of {_counted(who, own)}; {words}",
+            f"{sum(r['runs'] for r in own)} runs of {_counted(who, len(own))}; {words}",
             text,
         ]
 
