@@ -24,6 +24,7 @@ from posterior_collapse.cli.options import SWEPT
 
 if TYPE_CHECKING:
     from posterior_collapse.models import Architecture
+    from posterior_collapse.records import Viewed
     from posterior_collapse.theory.reading import Bias
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
@@ -266,6 +267,49 @@ class NetworkOptions(ModelOptions):
             chosen["bias"] = False
         implied = is_linear and not options.is_given(context, "architecture")
         return Architecture.named("linear" if implied else self.architecture, **chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewOptions:
+    """Files in which a result is to be seen."""
+
+    panel: ClassVar = "Output"
+    plot: Path | None = Option(None, help="Write a figure to a .png, .pdf or .svg.")
+    html: Path | None = Option(None, help="Write a page to look at to an .html file.")
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, before anything is computed."""
+        if not self.asked:
+            return
+        from posterior_collapse import report
+
+        if self.plot is not None:
+            report.check_figure_path(self.plot)
+        if self.html is not None:
+            report.check_page_path(self.html)
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is one."""
+        return self.plot is not None or self.html is not None
+
+    def write(self, found: Viewed, **said: Any) -> None:
+        """Write those asked for; what is said of the data is for `report.write_page`."""
+        from posterior_collapse import report
+
+        if self.plot is not None:
+            report.save_figure(report.plot(found), self.plot)
+        if self.html is not None:
+            report.write_page(found, self.html, **said)
+
+    def say_where(self) -> None:
+        """Print where they lie."""
+        for what, path in (("Figure", self.plot), ("Page", self.html)):
+            if path is not None:
+                typer.echo(f"{what}: {path}")
+
+
+NO_VIEWS = ViewOptions(None, None)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
