@@ -145,7 +145,11 @@ def test_each_run_stops_early_by_itself_and_returns_to_its_best():
         ([pc.VAESpec(2)] * 2, {"learning_rates": (1e-3, -1)}, "learning_rate: got -1"),
         ([pc.VAESpec(2)] * 2, {"clips": (0.0, 1)}, "clip: got 0"),
         ([pc.VAESpec(2)] * 2, {"folders": ["a"]}, "folders: got 1 folder;"),
-        ([pc.VAESpec(2)] * 2, {"folders": "ab"}, "folders: got 'ab'; expected a list"),
+        (
+            [pc.VAESpec(2)] * 2,
+            {"folders": "ab"},
+            "folders: got 'ab'; expected a sequence: one folder",
+        ),
         ([pc.VAESpec(2)] * 2, {"folders": ["a", "./a/"]}, "folders: got 'a' twice"),
         (pc.VAESpec(2), {}, "specs: got one VAESpec; .* use fit"),
         ([pc.VAESpec(2), pc.HVAESpec((2, 2))], {}, "specs: got a vae and a hvae"),

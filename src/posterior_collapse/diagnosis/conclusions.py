@@ -23,6 +23,7 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     at_level,
     count_of,
+    enumerated,
     of_level,
 )
 from posterior_collapse.moments import Moments
@@ -340,7 +341,7 @@ def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclu
     conclusion, clause = _overall(found, conclusions)
     sentence = _counts(found) + clause
     if found.forecast is not None and conclusion != "diverged":
-        kept = " and ".join(map(str, kept_units(found.forecast)))
+        kept = enumerated([str(n) for n in kept_units(found.forecast)])
         excess = excess_loss(found)
         if overfit(found):
             sentence = f"The model overfits: {sentence}"

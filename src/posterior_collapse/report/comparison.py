@@ -9,7 +9,7 @@ from operator import not_
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import count_of, of_level
+from posterior_collapse.errors import count_of, enumerated, of_level
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.solve import or_others
@@ -58,7 +58,7 @@ def comparison_verdict(summary: Summary) -> str:
     lacks = any(found < expected for found, expected in itertools.compress(pairs, map(not_, free)))
     rough = bool(summary.get("approximate"))
     optimum = "quadratic approximation" if rough else "linear optimum"
-    kept = " and ".join(str(expected) for _, expected in pairs)
+    kept = enumerated([str(expected) for _, expected in pairs])
     kept += or_others(free)
     gap = measured["loss"] - forecast["loss"]
     longer = "train longer, or with a longer warm-up of beta" if lacks else "train longer"

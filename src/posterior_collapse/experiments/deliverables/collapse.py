@@ -11,6 +11,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     Check,
     Pair,
@@ -171,7 +172,7 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
     modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
     modes = np.append(modes, 0.0)  # with all units in use nothing is left
     seeds = [len(s.results) for s in found]
-    counts = ", ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
+    counts = ", ".join(count_of(count, "seed") for count in seeds)
     yield (
         f"Random pairs keep {_listed(kept, '.3g')} units that carry information with "
         f"{', '.join(map(str, widths))} hidden units ({counts}), "
@@ -352,7 +353,7 @@ def onset(results: Sequence[Result]) -> Part:
                 checks.append(check)
     chart = cells.phase(betas, etas, active, theory, trained)
     seeds = {name: max(len(s.results) for s in at.values()) for name, at in grids.items()}
-    counted = ", ".join(f"{name}: {count} seed{'s' * (count > 1)}" for name, count in seeds.items())
+    counted = ", ".join(f"{name}: {count_of(count, 'seed')}" for name, count in seeds.items())
     caption = (
         f"Active units of trained VAEs over beta and eta_dec, means over seeds ({counted}), and "
         "the onset of total collapse by linear theory."
