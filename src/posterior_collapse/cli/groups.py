@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
@@ -45,6 +45,17 @@ def among(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
         return [",".join([*before, one]) for one in known() if one.startswith(last)]
 
     return complete
+
+
+def choice(default: str | None, known: Sequence[str], about: str) -> Any:
+    """Return an option of few words, which stand in place of `{}` in what it is about.
+
+    Example:
+        >>> choice("mean", ("sum", "mean"), "{} over the batch.").help
+        'sum or mean over the batch.'
+    """
+    words = f"{', '.join(known[:-1])} or {known[-1]}"
+    return Option(default, help=about.format(words), autocompletion=among(lambda: known))
 
 
 def _data(incomplete: str) -> list[str]:
@@ -145,16 +156,10 @@ class DataOptions(ReadingOptions):
     given: str | None = Option(
         None, help="File with the condition x; DATA is then y.", autocompletion=_data
     )
-    task: str | None = Option(
-        None,
-        help="Conditional task on images: quarter or half (what is given).",
-        autocompletion=among(lambda: ("quarter", "half")),
+    task: str | None = choice(
+        None, ("quarter", "half"), "Conditional task on images: {} (what is given)."
     )
-    split: str = Option(
-        "train",
-        help="train or test, for named image sets.",
-        autocompletion=among(lambda: ("train", "test")),
-    )
+    split: str = choice("train", ("train", "test"), "{}, for named image sets.")
 
     def kind(self, model: str | None) -> str:
         """Return the model that is meant: without a name, what the data ask for."""
@@ -195,10 +200,8 @@ class NumberOptions:
 class ModelOptions:
     """The model, its units, and the data's likelihood."""
 
-    model: str | None = Option(
-        None,
-        help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
-        autocompletion=among(lambda: ("vae", "cvae", "hvae")),
+    model: str | None = choice(
+        None, options.MODELS, "{} (default: cvae with --task or --given, else vae)."
     )
     latents: str = Option("16", help="Latent units; for hvae z1:z2.")
     likelihood: str = Option(

@@ -25,6 +25,7 @@ from posterior_collapse.cli.groups import (
     Scheduler,
     ViewOptions,
     among,
+    choice,
     default_of,
     grouped,
 )
@@ -69,21 +70,13 @@ class TrainingOptions:
         help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs).",
         autocompletion=among(lambda: ("adam", "sgd", "lbfgs")),
     )
-    convention: str = Option(
-        "elbo",
-        help="Convention of the loss: elbo, reference or twice.",
-        autocompletion=among(lambda: ("elbo", "reference", "twice")),
-    )
+    convention: str = choice("elbo", ("elbo", "reference", "twice"), "Convention of the loss: {}.")
     patience: int | None = Option(None, help="Stop after this many epochs without improvement.")
     exact: bool = Option(False, "--exact", help="Linear models: integrate the noise out.")
     from_forecast: bool = Option(
         False, "--from-forecast", help="Linear models: start at the closed-form optimum."
     )
-    precision: str = Option(
-        "float32",
-        help="float32, float64, tf32 or bf16.",
-        autocompletion=among(lambda: ("float32", "float64", "tf32", "bf16")),
-    )
+    precision: str = choice("float32", ("float32", "float64", "tf32", "bf16"), "{}.")
     device: Device = "cpu"
 
 
