@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -363,15 +364,11 @@ def verdict_parts(found: Diagnosis) -> tuple[str, str]:
     """Return the verdict as what a reader wants first, and the reason of it, if any."""
     counts = _counts(found)
     before, _, after = found.verdict.partition(counts)
-    clause, opened, rest = after.partition(" (")
-    if not opened:
+    parted = re.fullmatch(r"(.*?) \((.*)\)([^()]*)", after)
+    if parted is None:
         return found.verdict, ""
-    depth = 1
-    for end, character in enumerate(rest):
-        depth += (character == "(") - (character == ")")
-        if depth == 0:
-            return f"{before}{counts}{clause}.", rest[:end] + rest[end + 1 :]
-    return found.verdict, ""
+    clause, reason, rest = parted.groups()
+    return f"{before}{counts}{clause}.", reason + rest
 
 
 def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, str]:

@@ -446,5 +446,4 @@ def _of_seeds(betas: Sequence[float]) -> str:
 
 def _predicted(result: Result, eta_dec: float) -> float:
     """Return theory's beta of total collapse, theta_1^2 / eta_dec^2, named as the loss names it."""
-    halved = result.run.settings.convention == "reference"
-    return (2 if halved else 1) * float(result.theory["spectrum"][0]) / eta_dec**2
+    return (2 if result.halved else 1) * float(result.theory["spectrum"][0]) / eta_dec**2
