@@ -50,12 +50,13 @@ NOT_ENDED = "training has not ended there, or units are near their threshold"
 SETTLED = 0.1
 """Share of active units that may lack a direction of their own."""
 FAR = 3.0
-"""A t above which a likelihood that is not Gaussian is priced far from where it was measured."""
+"""A t above which the gain is a guess if the likelihood is not Gaussian: it extrapolates far beyond
+the outputs at which the curvature was measured."""
 GOOD, BAD = 0.75, 1.05
 """Shares of the squared error of a constant: a decoder that explains less has not learned, one that
 errs by more was trained on other latents."""
 NOTHING = 1e-6
-"""Nats, or share of what is worth a unit, that no word is lost about."""
+"""Gains of less are not mentioned: in nats, or as a share of what is worth a unit."""
 GRAVEST_FIRST: tuple[tuple[Conclusion, bool], ...] = (
     ("signal-unclaimed", True),
     ("undecided", True),

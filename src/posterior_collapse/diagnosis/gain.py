@@ -33,7 +33,7 @@ WORTH = 0.01
 _NODES, _WEIGHTS = hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 SPENT = 1e-9
-"""Share of the error that a unit leaves at least: without any the loss would fall for ever."""
+"""Least share of the error that is left, whatever a unit explains: at 0 the loss has no minimum."""
 
 
 Answer = Callable[[Float, Callable[[Any], Float]], Float]

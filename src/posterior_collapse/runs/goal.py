@@ -25,7 +25,7 @@ WIDER = 2.0
 DECADES = 8.0
 """Of betas below the highest at which a unit lives: where none switches there, none does."""
 HALVINGS = 24
-"""Of these decades, which leave a millionth."""
+"""Of the interval of these decades, after which a millionth of it is left."""
 
 
 @dataclass(frozen=True)

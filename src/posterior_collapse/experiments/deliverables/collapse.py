@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ from posterior_collapse.experiments.deliverables.explained import (
     concluded,
     diagnosed,
 )
-from posterior_collapse.experiments.figures import cells, lines
+from posterior_collapse.experiments.figures import Panels, cells, lines
 from posterior_collapse.experiments.measuring import DELTA
 from posterior_collapse.experiments.tables import BY_THEORY, Table
 from posterior_collapse.experiments.ways import Way, monotone
@@ -46,10 +46,10 @@ EXPECTED: dict[str, Way] = {
 """How the collapse level of the top level moves as a value grows, by claim and theory."""
 CORRELATIONS = {"random": 0.0, "1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "identical": 1.0}
 LEAST = 1e-4
-"""Nats at which curves begin: less is none."""
+"""Nats below which a KL by theory counts as none: there the curves' axis begins."""
 THEORY_SAID = "Legends: the share of units that have no KL by theory. "
 SLACK = 0.01
-"""Of the collapse level: less is not seen in a figure, whose lines are as thick."""
+"""Change of the collapse level that is no trend: a line in a figure is as thick."""
 
 
 def collapse_curves(results: Sequence[Result]) -> Part:
@@ -92,19 +92,19 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         title: {at: dead for at, seeds in each.items() if (dead := _dead(seeds[0])) is not None}
         for title, each in shown.items()
     }
-    theory = {title: each for title, each in theory.items() if each}
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
-        f"{THEORY_SAID if theory else ''}{lines.APART_SAID}"
+        f"{THEORY_SAID if any(theory.values()) else ''}{lines.APART_SAID}"
     )
-    panels, bands = (
-        {title: {at: of(seeds) for at, seeds in each.items()} for title, each in shown.items()}
-        for of in (_curve, _band)
-    )
-    chart = lines.collapse_curves(
-        panels, delta=DELTA, bands=bands if several else None, theory=theory
-    )
+
+    def drawn(of: Callable[[Sequence[Result]], tuple[Float, Float]]) -> Panels:
+        return {
+            title: {at: of(seeds) for at, seeds in each.items()} for title, each in shown.items()
+        }
+
+    bands = drawn(_band) if several else None
+    chart = lines.collapse_curves(drawn(_curve), delta=DELTA, bands=bands, theory=theory)
     table = Table.over_seeds(records, ["varying", "value"], measures)
     if any(conclusions):
         table = table.beside(CONCLUDED, conclusions)
