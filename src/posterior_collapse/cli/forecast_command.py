@@ -99,8 +99,6 @@ def _print_several(
     dataset: Dataset, specs: dict[str, Spec], bias: Bias, cross_fit: int | None, as_json: bool
 ) -> None:
     """Forecast each spec from data that are measured once, and print a row for each."""
-    from rich.console import Console
-
     from posterior_collapse import report, theory
 
     measured = measure(dataset, next(iter(specs.values())), cross_fit)[0]
@@ -111,7 +109,7 @@ def _print_several(
         typer.echo(json_text({"data": options.about(dataset), "forecasts": every}))
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
-    Console(width=options.LEAST_WIDTH).print(report.forecasts_table(results))
+    options.wide_console().print(report.forecasts_table(results))
     typer.echo("possible: units that would live if there were enough.")
 
 
