@@ -144,7 +144,7 @@ def test_each_run_stops_early_by_itself_and_returns_to_its_best():
         ([pc.VAESpec(2)] * 2, {"seeds": (1, 2, 3)}, "seeds: got 3 values"),
         ([pc.VAESpec(2)] * 2, {"learning_rates": (1e-3, -1)}, "learning_rate: got -1"),
         ([pc.VAESpec(2)] * 2, {"clips": (0.0, 1)}, "clip: got 0"),
-        ([pc.VAESpec(2)] * 2, {"folders": ["a"]}, "folders: got 1 folder;"),
+        ([pc.VAESpec(2)] * 2, {"folders": ["a"]}, "folders: got 1 value;"),
         (
             [pc.VAESpec(2)] * 2,
             {"folders": "ab"},
