@@ -94,14 +94,15 @@ def test_what_is_not_trained_out_gets_one_first_advice() -> None:
 
 
 def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
-    def side(loss):
-        return {"loss": loss, "levels": [{"n_active": 4, "kl": [1.0] * 4}]}
+    def side(loss, without_units=200.0):
+        levels = [{"n_active": 4, "kl": [1.0] * 4}]
+        return {"loss": loss, "levels": levels, "collapsed_loss": without_units}
 
     far = comparison_verdict({"measured": side(455.0), "forecast": side(100.0)})
     rough = {"measured": side(455.0), "forecast": side(100.0), "approximate": True}
     assert comparison_verdict(rough) == (
-        "Perhaps undertrained: loss 355 nats above that of the forecast, an approximation; 4 of 4 "
-        "units active, as many as forecast: train longer while it falls."
+        "Undertrained: loss 255 nats above that of the best constant output, which needs no unit; "
+        "4 of 4 units active, as many as forecast: train longer."
     )
     assert far == (
         "Undertrained: loss 355 nats above the linear optimum; 4 of 4 units active, as many as "
@@ -115,10 +116,9 @@ def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
         "approximation."
     )
     # In other units of the data the same gap stands beside another loss.
-    assert comparison_verdict({"measured": side(9_002), "forecast": side(9_000)}).startswith(
-        "Under"
-    )
-    near = comparison_verdict({"measured": side(101.0), "forecast": side(100.0)})
+    shifted = {"measured": side(9_002, 9_100.0), "forecast": side(9_000)}
+    assert comparison_verdict(shifted).startswith("Under")
+    near = comparison_verdict({"measured": side(100.5), "forecast": side(100.0)})
     assert near.startswith("As forecast: 4 of 4")
 
 

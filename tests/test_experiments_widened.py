@@ -59,7 +59,7 @@ class TestWidened:
         for name, value in found.model.state_dict().items():
             assert torch.allclose(value, before[name], atol=1e-6)
         assert all(torch.equal(v, before[n]) for n, v in wider.state_dict().items())
-        with pytest.raises(InvalidArgumentError, match="start: got 2 models"):
+        with pytest.raises(InvalidArgumentError, match="start: got 2 values"):
             fit_many([wider.spec], x, "mlp", start=[wider, wider], **options)
         with pytest.raises(InvalidArgumentError, match="start: got a model"):
             fit_many([VAESpec(2, sigma="input")], x, "mlp", start=[wider], **options)

@@ -263,7 +263,12 @@ def test_words_and_nothing_that_varies_are_drawn_too() -> None:
         (SPECS[0], {}, InvalidArgumentError, "specs: got one VAESpec; .* use fit"),
         ([], {}, InvalidArgumentError, "specs: got none"),
         ([SPECS[0], "vae"], {}, InvalidArgumentError, "spec: got str"),
-        (SPECS, {"seeds": (1, 2)}, InvalidArgumentError, "seeds: got 2 values; expected one, or 4"),
+        (
+            SPECS,
+            {"seeds": (1, 2)},
+            InvalidArgumentError,
+            "seeds: got 2 values; expected 4: one per spec",
+        ),
         (SPECS, {"epochz": 3}, InvalidArgumentError, "Did you mean 'epochs'"),
         (SPECS, {"exact": True}, InvalidArgumentError, "architecture: got 'mlp'"),
     ],

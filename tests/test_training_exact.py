@@ -184,9 +184,9 @@ def test_models_to_start_from_are_started_from():
             {"from_forecast": True},
             "from_forecast: got True beside `start`",
         ),
-        (lambda one: one.model, {}, "start: got a MarkovVAE; expected a list"),
+        (lambda one: one.model, {}, "start: got a MarkovVAE; expected a sequence"),
         (lambda one: [one], {}, "start: got a Fitted; expected a list of trained models"),
-        (lambda one: [one.model] * 2, {}, "start: got 2 models; expected 1"),
+        (lambda one: [one.model] * 2, {}, "start: got 2 values; expected 1"),
         (lambda one: [one.model], {"bias": False}, "start: got a model of Architecture"),
     ],
 )

@@ -106,9 +106,8 @@ def sequence(name: str, value: Any, length: int | None, what: str) -> tuple[Any,
     if getattr(value, "ndim", 0) == 1:
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
-        raise InvalidArgumentError(
-            name, repr(value), f"a sequence: {what}", f"Pass a tuple for {name}."
-        )
+        shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
+        raise InvalidArgumentError(name, shown, f"a sequence: {what}", f"Pass a list for {name}.")
     if length is not None and len(value) != length:
         raise InvalidArgumentError(
             name,

@@ -96,6 +96,23 @@ class Spec:
         assert isinstance(copy, type(self))
         return copy
 
+    def with_level(self: S, name: str, level: int, value: Any) -> S:
+        """Return a copy in which one level, from 1, has another beta, sigma, eta_dec or size.
+
+        Example:
+            >>> HVAESpec((5, 3)).with_level("beta", 2, 4.0).betas
+            (1.0, 4.0)
+            >>> HVAESpec((5, 3)).with_level("sigma", 1, 0.5) == HVAESpec((5, 3), sigma_1=0.5)
+            True
+        """
+        fields = _fields(type(self))
+        for field in (name, f"{name}_{level}"):
+            if field in fields:
+                return self.replace(**{field: value})
+        values = list(getattr(self, f"{name}s"))
+        values[level - 1] = value
+        return self.replace(**{f"{name}s": values})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain JSON-able values, with the model's name.
 

@@ -35,9 +35,9 @@ from posterior_collapse.theory.solve import levels
 ROWS = 64
 """Rows of the data that a loss is tried on."""
 TRIED = 8
-"""Batches on which a weight that does not go by the targets shows that."""
+"""Batches after which a weight that has not varied with the targets counts as constant."""
 FULL = 4
-"""Full batches at least that rows are tried in: few rows come again."""
+"""Least number of full batches to try: where rows are too few for them, rows are repeated."""
 AWAY = 200.0
 """Stds from the prior's mean at which a KL exceeds any floor, and what rounding adds."""
 

@@ -36,8 +36,12 @@ def findings(
 ) -> tuple[Finding, ...]:
     """Return what is to be said of a loss, the gravest first.
 
-    Whether data are given, why there is no forecast for them, and by which argument, at 0 so far,
-    the KL's weight grows to what, counts too.
+    Args:
+        audit: What calling the loss has shown.
+        refusal: Why there is no forecast for the data that were passed.
+        given: Whether data were passed.
+        late: Of a loss with a schedule: the argument that was 0 here, and the KL's weight in the
+            end, when that argument is large.
     """
     return (
         *_of_gradient(audit),

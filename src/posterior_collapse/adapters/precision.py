@@ -18,7 +18,7 @@ SMALL = 1e-5
 LINK = 30.0
 """Minus a logit or log rate that is as good as 0."""
 FINE, COARSE = 1e-4, 5e-3
-"""Parts of a unit's KL that rounding may be: to read it well, and at all."""
+"""Rounding, as a share of a unit's KL, up to which that is read well, and is read at all."""
 MOST_APART = 256
 """Units that are looked at one by one, where they differ."""
 

@@ -19,6 +19,7 @@ from posterior_collapse.cli.groups import (
     AsJson,
     ReadingOptions,
     among,
+    choice,
     grouped,
     likelihoods,
 )
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 COUNTS = ("all-collapse", "some-collapse")
 """Findings that the lines on the data say too."""
-REDUCTIONS = among(lambda: ("sum", "mean"))
+REDUCTIONS = ("sum", "mean")
 
 
 @grouped
@@ -107,9 +108,7 @@ def effective_beta(
         "categorical (cross-entropy), poisson or negative-binomial.",
         autocompletion=among(likelihoods),
     ),
-    reconstruction: str = typer.Option(
-        "sum", help="Error: sum or mean over features.", autocompletion=REDUCTIONS
-    ),
+    reconstruction: str = choice("sum", REDUCTIONS, "Error: {} over features."),
     features: int | None = typer.Option(
         None, help="Features per sample (of a categorical: positions), for a mean over them."
     ),
@@ -117,17 +116,11 @@ def effective_beta(
     gaussian_std: float | None = typer.Option(
         None, help="The reconstruction is a Gaussian negative log-likelihood with this std."
     ),
-    kl: str = typer.Option(
-        "sum", help="KL: sum or mean over latent units.", autocompletion=REDUCTIONS
-    ),
+    kl: str = choice("sum", REDUCTIONS, "KL: {} over latent units."),
     latents: int = typer.Option(16, help="Latent units."),
     batch_size: int | None = typer.Option(None, help="Samples per batch, if reductions differ."),
-    reconstruction_batch: str = typer.Option(
-        "mean", help="Reconstruction: sum or mean over the batch.", autocompletion=REDUCTIONS
-    ),
-    kl_batch: str = typer.Option(
-        "mean", help="KL: sum or mean over the batch.", autocompletion=REDUCTIONS
-    ),
+    reconstruction_batch: str = choice("mean", REDUCTIONS, "Reconstruction: {} over the batch."),
+    kl_batch: str = choice("mean", REDUCTIONS, "KL: {} over the batch."),
     as_json: AsJson = False,
 ) -> None:
     """Say what beta a loss has, from a description of it; with data, forecast with it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, grouped
+from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, ViewOptions, grouped
 from posterior_collapse.errors import CheckpointError, DataError, PosteriorCollapseError
 from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
 
@@ -31,6 +31,7 @@ ARRAYS_ONLY = ("beta", "eta_dec")
 def diagnose(
     context: typer.Context,
     named: ReadingOptions,
+    views: ViewOptions,
     source: Path = typer.Argument(
         help="Folder of runs (of collapse train, collapse tune or pc.sweep), or a file (.npz, "
         ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
@@ -54,8 +55,6 @@ def diagnose(
     epsilon: float = typer.Option(0.01, help="eps of (eps, delta)-collapse: a KL in nats."),
     delta: float = typer.Option(0.05, help="delta of (eps, delta)-collapse: a share of rows."),
     seed: int = typer.Option(0, min=0, help="Seed of all sampling."),
-    plot: Path | None = typer.Option(None, help="Write the figure to a .png, .pdf or .svg."),
-    html: Path | None = typer.Option(None, help="Write a page to look at to an .html file."),
     as_json: AsJson = False,
 ) -> None:
     """Say which units of a trained model collapsed, whether that is optimal, and what to change.
@@ -67,19 +66,19 @@ def diagnose(
     idle = ARRAYS_ONLY if is_run else (*RUN_ONLY, *unread)
     whose = "arrays" if is_run else "a run's folder, or beside --data"
     options.refuse_given(context, idle, "a value", f"none: the option is for {whose}")
-    options.check_outputs(plot, html)
+    views.check()
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
         how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
         runs = _members(source, _changes(named, data, given, split))
         if len(runs) > 1:
-            if plot is not None or html is not None:
+            if views.asked:
                 from posterior_collapse.cli.train_command import write_sweep_views
 
-                write_sweep_views(source, next(iter(runs.values())).dataset(), plot, html)
+                write_sweep_views(source, next(iter(runs.values())).dataset(), views)
             _sweep(source, runs, as_json, how)
             if not as_json:
-                options.say_where(figure=plot, page=html)
+                views.say_where()
             return
         about, found = _of_run(next(iter(runs.values())), how)
     else:
@@ -91,7 +90,7 @@ def diagnose(
             rows = dataset.x if dataset.y is None else dataset.y
         about, found = _of_arrays(source, rows, beta, eta_dec, shared)
     found = found.replace(_about=replace(found._about, name=about["name"]))
-    options.write_views(found, plot, html)
+    views.write(found)
     if as_json:
         typer.echo(json_text({"source": str(source), "data": about} | found.to_dict()))
         return
@@ -104,7 +103,7 @@ def diagnose(
         console.print(repr(found.spec), markup=False)
     for part in report.diagnosis_page(found):
         console.print(part)
-    options.say_where(figure=plot, page=html)
+    views.say_where()
 
 
 def _changes(

@@ -14,11 +14,13 @@ import typer
 
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import (
+    NO_VIEWS,
     AsJson,
     DataOptions,
     Scheduler,
     Source,
     SpecOptions,
+    ViewOptions,
     default_of,
     grouped,
 )
@@ -37,6 +39,7 @@ def forecast(
     data: Source,
     named: DataOptions,
     hyperparameters: SpecOptions,
+    views: ViewOptions,
     network: bool = typer.Option(
         False, "--network", help="Say also how few units a network keeps (takes seconds)."
     ),
@@ -44,10 +47,6 @@ def forecast(
     cross_fit: int | None = typer.Option(
         None, help="Measure what x explains of y out of sample, with this many folds."
     ),
-    plot: Path | None = typer.Option(
-        None, help="Write spectrum and active units to a .png, .pdf or .svg."
-    ),
-    html: Path | None = typer.Option(None, help="Write a page with sliders to an .html file."),
     scheduler: Scheduler = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,8 +58,10 @@ def forecast(
     found = options.swept(kind, hyperparameters.texts() | hyperparameters.of_all_runs())
     specs = {name: spec for name, (spec, _) in found.items()}
     if len(specs) > 1:
-        single = {"--network": network, "--active": active, "--plot": plot, "--html": html}
-        for option, value in single.items():
+        single = (network, active, views.plot, views.html)
+        for option, value in zip(
+            ("--network", "--active", "--plot", "--html"), single, strict=True
+        ):
             if value not in (None, False):
                 raise InvalidArgumentError(
                     option, "given with several values", "one value with it", "Pass e.g. --beta 1."
@@ -69,11 +70,11 @@ def forecast(
             _print_several(dataset, specs, hyperparameters.bias, cross_fit, as_json)
         return
     (spec,) = specs.values()
-    options.check_outputs(plot, html)
+    views.check()
     with _loaded(data, kind, named, scheduler) as dataset:
         print_forecast(
             dataset, spec, active=active, bias=hyperparameters.bias, cross_fit=cross_fit,
-            network=network, plot=plot, html=html, source=_words(data, named, kind, cross_fit),
+            network=network, views=views, source=_words(data, named, kind, cross_fit),
             as_json=as_json,
         )  # fmt: skip
 
@@ -98,8 +99,6 @@ def _print_several(
     dataset: Dataset, specs: dict[str, Spec], bias: Bias, cross_fit: int | None, as_json: bool
 ) -> None:
     """Forecast each spec from data that are measured once, and print a row for each."""
-    from rich.console import Console
-
     from posterior_collapse import report, theory
 
     measured = measure(dataset, next(iter(specs.values())), cross_fit)[0]
@@ -110,7 +109,7 @@ def _print_several(
         typer.echo(json_text({"data": options.about(dataset), "forecasts": every}))
         return
     typer.echo(f"{dataset.name}: {dataset.note}")
-    Console(width=options.LEAST_WIDTH).print(report.forecasts_table(results))
+    options.wide_console().print(report.forecasts_table(results))
     typer.echo("possible: units that would live if there were enough.")
 
 
@@ -123,8 +122,7 @@ def print_forecast(
     bias: Bias = "both",
     cross_fit: int | None = None,
     network: bool = False,
-    plot: Path | None = None,
-    html: Path | None = None,
+    views: ViewOptions = NO_VIEWS,
     source: str | None = None,
     **extra: Any,
 ) -> None:
@@ -141,18 +139,17 @@ def print_forecast(
     if network:
         result = theory.forecast(rows_of(dataset), spec, bias=bias, network=True)
     else:
-        every_mode = plot is not None or html is not None
-        measured, spec = measure(dataset, spec, cross_fit, every_mode=every_mode)
+        measured, spec = measure(dataset, spec, cross_fit, every_mode=views.asked)
         result = theory.forecast(measured, spec, bias=bias)
     result = of_dataset(result, dataset)
     advice = result.advice(active)
-    options.write_views(result, plot, html, source=source)
+    views.write(result, source=source)
     if as_json:
         told = {"data": options.about(dataset)} | result.to_dict() | {"advice": advice.to_dict()}
         typer.echo(json_text(extra | told))
         return
     _print(dataset, result, advice)
-    options.say_where(figure=plot, page=html)
+    views.say_where()
 
 
 def of_dataset(result: Forecast, dataset: Dataset) -> Forecast:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 
@@ -24,6 +24,7 @@ from posterior_collapse.cli.options import SWEPT
 
 if TYPE_CHECKING:
     from posterior_collapse.models import Architecture
+    from posterior_collapse.records import Viewed
     from posterior_collapse.theory.reading import Bias
 
 PAPER = "vae-relu, cvae-relu, cvae-linear-net, cvae-cnn, hvae-relu, hvae-cnn"
@@ -44,6 +45,17 @@ def among(known: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
         return [",".join([*before, one]) for one in known() if one.startswith(last)]
 
     return complete
+
+
+def choice(default: str | None, known: Sequence[str], about: str) -> Any:
+    """Return an option of few words, which stand in place of `{}` in what it is about.
+
+    Example:
+        >>> choice("mean", ("sum", "mean"), "{} over the batch.").help
+        'sum or mean over the batch.'
+    """
+    words = f"{', '.join(known[:-1])} or {known[-1]}"
+    return Option(default, help=about.format(words), autocompletion=among(lambda: known))
 
 
 def _data(incomplete: str) -> list[str]:
@@ -144,16 +156,10 @@ class DataOptions(ReadingOptions):
     given: str | None = Option(
         None, help="File with the condition x; DATA is then y.", autocompletion=_data
     )
-    task: str | None = Option(
-        None,
-        help="Conditional task on images: quarter or half (what is given).",
-        autocompletion=among(lambda: ("quarter", "half")),
+    task: str | None = choice(
+        None, ("quarter", "half"), "Conditional task on images: {} (what is given)."
     )
-    split: str = Option(
-        "train",
-        help="train or test, for named image sets.",
-        autocompletion=among(lambda: ("train", "test")),
-    )
+    split: str = choice("train", ("train", "test"), "{}, for named image sets.")
 
     def kind(self, model: str | None) -> str:
         """Return the model that is meant: without a name, what the data ask for."""
@@ -194,10 +200,8 @@ class NumberOptions:
 class ModelOptions:
     """The model, its units, and the data's likelihood."""
 
-    model: str | None = Option(
-        None,
-        help="vae, cvae or hvae (default: cvae with --task or --given, else vae).",
-        autocompletion=among(lambda: ("vae", "cvae", "hvae")),
+    model: str | None = choice(
+        None, options.MODELS, "{} (default: cvae with --task or --given, else vae)."
     )
     latents: str = Option("16", help="Latent units; for hvae z1:z2.")
     likelihood: str = Option(
@@ -266,6 +270,49 @@ class NetworkOptions(ModelOptions):
             chosen["bias"] = False
         implied = is_linear and not options.is_given(context, "architecture")
         return Architecture.named("linear" if implied else self.architecture, **chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewOptions:
+    """Files in which a result is to be seen."""
+
+    panel: ClassVar = "Output"
+    plot: Path | None = Option(None, help="Write a figure to a .png, .pdf or .svg.")
+    html: Path | None = Option(None, help="Write a page to look at to an .html file.")
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, before anything is computed."""
+        if not self.asked:
+            return
+        from posterior_collapse import report
+
+        if self.plot is not None:
+            report.check_figure_path(self.plot)
+        if self.html is not None:
+            report.check_page_path(self.html)
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is one."""
+        return self.plot is not None or self.html is not None
+
+    def write(self, found: Viewed, **said: Any) -> None:
+        """Write those asked for; what is said of the data is for `report.write_page`."""
+        from posterior_collapse import report
+
+        if self.plot is not None:
+            report.save_figure(report.plot(found), self.plot)
+        if self.html is not None:
+            report.write_page(found, self.html, **said)
+
+    def say_where(self) -> None:
+        """Print where they lie."""
+        for what, path in (("Figure", self.plot), ("Page", self.html)):
+            if path is not None:
+                typer.echo(f"{what}: {path}")
+
+
+NO_VIEWS = ViewOptions(None, None)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

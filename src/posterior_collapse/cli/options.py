@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from posterior_collapse.cli.groups import ReadingOptions
     from posterior_collapse.data import Dataset
-    from posterior_collapse.records import Viewed
 
 LEAST_WIDTH = 82
 """Columns that tables take at least."""
@@ -238,38 +236,6 @@ def check_length(steps: int | None, epochs: int | None) -> None:
         raise InvalidArgumentError(
             "--steps", f"{steps} beside --epochs", "one of the two", "Leave one out."
         )
-
-
-def check_outputs(plot: Path | None, html: Path | None) -> None:
-    """Refuse files that no figure or page can be written to, before anything is computed."""
-    if plot is None and html is None:
-        return
-    from posterior_collapse import report
-
-    if plot is not None:
-        report.check_figure_path(plot)
-    if html is not None:
-        report.check_page_path(html)
-
-
-def write_views(found: Viewed, plot: Path | None, html: Path | None, **said: Any) -> None:
-    """Write the figure and the page of a result, as far as they are asked for.
-
-    What is said of the data is for the page, as `report.write_page` takes it.
-    """
-    from posterior_collapse import report
-
-    if plot is not None:
-        report.save_figure(report.plot(found), plot)
-    if html is not None:
-        report.write_page(found, html, **said)
-
-
-def say_where(**written: Path | None) -> None:
-    """Print where what was asked for lies, e.g. `figure=path`."""
-    for what, path in written.items():
-        if path is not None:
-            typer.echo(f"{what.capitalize()}: {path}")
 
 
 def about(dataset: Dataset) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from posterior_collapse.cli.groups import (
     NetworkOptions,
     NumberOptions,
     Scheduler,
+    ViewOptions,
     among,
+    choice,
     default_of,
     grouped,
 )
@@ -68,21 +70,13 @@ class TrainingOptions:
         help="adam or sgd; with --exact also lbfgs (default: adam; with --exact lbfgs).",
         autocompletion=among(lambda: ("adam", "sgd", "lbfgs")),
     )
-    convention: str = Option(
-        "elbo",
-        help="Convention of the loss: elbo, reference or twice.",
-        autocompletion=among(lambda: ("elbo", "reference", "twice")),
-    )
+    convention: str = choice("elbo", ("elbo", "reference", "twice"), "Convention of the loss: {}.")
     patience: int | None = Option(None, help="Stop after this many epochs without improvement.")
     exact: bool = Option(False, "--exact", help="Linear models: integrate the noise out.")
     from_forecast: bool = Option(
         False, "--from-forecast", help="Linear models: start at the closed-form optimum."
     )
-    precision: str = Option(
-        "float32",
-        help="float32, float64, tf32 or bf16.",
-        autocompletion=among(lambda: ("float32", "float64", "tf32", "bf16")),
-    )
+    precision: str = choice("float32", ("float32", "float64", "tf32", "bf16"), "{}.")
     device: Device = "cpu"
 
 
@@ -98,20 +92,15 @@ class RemedyOptions:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
+class OutputOptions(ViewOptions):
     """Where to keep the runs, and what to write."""
 
-    panel: ClassVar = "Output"
     out: Path | None = Option(
         None, help="New folder for the run or sweep (default: runs/ and a name)."
     )
     resume: Path | None = Option(None, help="Resume the run or sweep in this folder.")
     checkpoint_every: int = Option(1, help="Epochs between checkpoints.")
     tensorboard: bool = Option(False, "--tensorboard", help="Write TensorBoard events too.")
-    plot: Path | None = Option(
-        None, help="Write a figure of the run or sweep to a .png, .pdf or .svg."
-    )
-    html: Path | None = Option(None, help="Write a page on the run or sweep to an .html file.")
     as_json: bool = Option(False, "--json", help="Print the summaries as JSON.")
     scheduler: Scheduler = None
 
@@ -140,7 +129,7 @@ def train(
     from posterior_collapse.clusters import connected
 
     resume, out = output.resume, output.out
-    options.check_outputs(output.plot, output.html)
+    output.check()
     if resume is not None:
         idle = (name for name in context.params if name not in RESUMED_WITH)
         said = "nothing that the run's folder says already"
@@ -175,36 +164,27 @@ def train(
         if out.exists():  # else not even torch was loaded
             typer.echo(f"Go on with: collapse train --resume {shlex.quote(str(out))}", err=True)
         raise
-    _write_views(out, dataset, output, single=len(runs) == 1)
+    if output.asked and len(runs) > 1:
+        write_sweep_views(out, dataset, output)
+    elif output.asked:
+        from posterior_collapse.runs import kept
+
+        output.write(kept.members(out)[""].diagnosed()[1])
     if output.as_json:
         typer.echo(json.dumps(summaries, indent=2))
     else:
         _print(dataset, out, summaries)
-        options.say_where(figure=output.plot, page=output.html)
+        output.say_where()
     if any(summary["stopped"].startswith("non-finite") for summary in summaries):
         raise typer.Exit(1)
 
 
-def _write_views(out: Path, dataset: Dataset, output: OutputOptions, *, single: bool) -> None:
-    """Write the diagnosis of a single run, or what a sweep looks like, as far as asked for."""
-    from posterior_collapse.runs import kept
-
-    if output.plot is None and output.html is None:
-        return
-    if not single:
-        write_sweep_views(out, dataset, output.plot, output.html)
-        return
-    (run,) = kept.members(out).values()
-    _, found = run.diagnosed()
-    options.write_views(found, output.plot, output.html)
-
-
-def write_sweep_views(out: Path, dataset: Dataset, plot: Path | None, html: Path | None) -> None:
+def write_sweep_views(out: Path, dataset: Dataset, views: ViewOptions) -> None:
     """Write figure and page of a sweep, from its folder and what it was trained on."""
     from posterior_collapse.runs.kept import swept
 
     shape, rows = dataset.decoded_shape, rows_of(dataset)
-    options.write_views(swept(out), plot, html, name=dataset.name, image_shape=shape, data=rows)
+    views.write(swept(out), name=dataset.name, image_shape=shape, data=rows)
 
 
 def _asked(

@@ -19,6 +19,7 @@ from posterior_collapse.cli.groups import (
     NumberOptions,
     Scheduler,
     Source,
+    ViewOptions,
     among,
     grouped,
 )
@@ -61,6 +62,7 @@ def tune(
     network: NetworkOptions,
     numbers: KeptOptions,
     training: TrainingOptions,
+    views: ViewOptions,
     active: int | None = Option(None, help="Units to keep (default: all)."),
     level: int | None = Option(
         None,
@@ -78,8 +80,6 @@ def tune(
         None, help="Folder that keeps the runs; the same command resumes there."
     ),
     scheduler: Scheduler = None,
-    plot: Path | None = Option(None, help="Write the curve to a .png, .pdf or .svg."),
-    html: Path | None = Option(None, help="Write a page of it to an .html file."),
     as_json: AsJson = False,
 ) -> None:
     """Find the beta with which your network keeps as many units as you want, by training it.
@@ -91,7 +91,7 @@ def tune(
     from posterior_collapse.data.samples import read
     from posterior_collapse.runs.goal import Goal, Theory
 
-    options.check_outputs(plot, html)
+    views.check()
     kind = named.kind(network.model)
     spec = options.one_spec("tune", kind, numbers.texts() | network.of_all_runs())
     # Mistakes that need no torch to be seen are told before it is loaded, which takes seconds.
@@ -133,13 +133,13 @@ def tune(
         if out is not None:
             typer.echo("Go on with the same command again.", err=True)
         raise
-    options.write_views(found, plot, html)
+    views.write(found)
     if as_json:
         typer.echo(files.json_text({"data": options.about(dataset)} | found.to_dict()))
         return
     _print(dataset, found, exact)
     typer.echo(f"As options: {_as_options(found, apart=bool(numbers.beta_1 or numbers.beta_2))}")
-    options.say_where(figure=plot, page=html)
+    views.say_where()
 
 
 def _as_options(found: Tuned, apart: bool) -> str:

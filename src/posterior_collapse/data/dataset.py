@@ -22,7 +22,7 @@ from posterior_collapse.arrays import (
     same_length,
 )
 from posterior_collapse.data.checking import check_room
-from posterior_collapse.errors import DataError, InvalidArgumentError, nearest
+from posterior_collapse.errors import DataError, InvalidArgumentError, count_of, nearest
 
 MOST_LISTED = 12
 TINIEST = float(np.finfo(np.float64).tiny)
@@ -209,7 +209,7 @@ class Dataset:
             constant += more
         step = "standardized"
         if constant:
-            step += f", but for {constant:,} constant column{'s' * (constant > 1)}"
+            step += f", but for {count_of(constant, 'constant column')}"
         return replace(self, x=x, y=y, steps=(*self.steps, step), asked=None)
 
     def at_hand(self) -> Dataset:

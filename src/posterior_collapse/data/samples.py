@@ -347,8 +347,9 @@ def _parts(item: Any) -> Pair:
     """Return x and perhaps y of a batch; what comes after them is left out."""
     if isinstance(item, Mapping):
         return _columns(item)
-    pair = isinstance(item, (tuple, list)) and (len(item) in (1, 2) or _dims((*item, 0)[0]) > 1)
-    return (*item, None)[:2] if pair else (item, None)
+    if isinstance(item, (tuple, list)) and item and (len(item) <= 2 or _dims(item[0]) > 1):
+        return item[0], item[1] if len(item) > 1 else None
+    return item, None
 
 
 def _columns(columns: Mapping[Any, Any]) -> Pair:

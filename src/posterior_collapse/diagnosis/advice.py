@@ -35,7 +35,7 @@ from posterior_collapse.diagnosis.results import (
     LevelDiagnosis,
     near_worth,
 )
-from posterior_collapse.errors import count_of, of_level
+from posterior_collapse.errors import count_of, enumerated, of_level
 from posterior_collapse.theory import ACTIVE_INFORMATION, Forecast, unclaimed_signal
 from posterior_collapse.theory.thresholds import LEAST_ROWS, ROUNDING, SURE
 
@@ -151,7 +151,7 @@ def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator
         return
     excess, kept = excess_loss(found), kept_units(found.forecast)
     active = [level.n_active for level in found.levels]
-    units, action = " and ".join(map(str, kept)), TRAIN_LONGER
+    units, action = enumerated([str(n) for n in kept]), TRAIN_LONGER
     if excess and not is_attainable(found.forecast):
         what = f"The loss is {excess:.3g} nats above that of the best constant output, which needs "
         what += "no unit."
@@ -161,7 +161,7 @@ def _unfinished(found: Diagnosis, conclusions: Sequence[Conclusion]) -> Iterator
         few = "1 active unit is" if kept == (1,) else f"{units} active units are"
         what += f"for which {few} enough." if enough else f"which keeps {units}."
     elif keeps_too_many(found):
-        many = "1 unit is" if active == [1] else f"{' and '.join(map(str, active))} units are"
+        many = "1 unit is" if active == [1] else f"{enumerated([str(n) for n in active])} units are"
         what = f"{many} active where the optimum of this linear model keeps {units}: "
         what += f"{NOT_ENDED}."
         action = f"{TRAIN_LONGER[:-1]}; exact=True trains a linear model to its optimum."

@@ -29,6 +29,7 @@ from posterior_collapse.errors import (
     DataError,
     InvalidArgumentError,
     PosteriorCollapseError,
+    enumerated,
     first_line,
 )
 from posterior_collapse.models import LatentModel, MarkovVAE, OneHots
@@ -175,7 +176,7 @@ def _along_directions(
     free = free_levels(model)
     if not free:
         return model, ()
-    which = " and ".join(f"z{level}" for level in free)
+    which = enumerated([f"z{level}" for level in free])
     shared = f"the units of {which} share one std and can be turned into each other at no cost"
     if isinstance(data, Iterator):
         return model, (f"{shared}: pass data that can be read twice to see their directions",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from posterior_collapse.errors import (
     UnboundedObjectiveError,
     at_level,
     count_of,
+    enumerated,
     of_level,
 )
 from posterior_collapse.moments import Moments
@@ -48,12 +50,13 @@ NOT_ENDED = "training has not ended there, or units are near their threshold"
 SETTLED = 0.1
 """Share of active units that may lack a direction of their own."""
 FAR = 3.0
-"""A t above which a likelihood that is not Gaussian is priced far from where it was measured."""
+"""A t above which the gain is a guess if the likelihood is not Gaussian: it extrapolates far beyond
+the outputs at which the curvature was measured."""
 GOOD, BAD = 0.75, 1.05
 """Shares of the squared error of a constant: a decoder that explains less has not learned, one that
 errs by more was trained on other latents."""
 NOTHING = 1e-6
-"""Nats, or share of what is worth a unit, that no word is lost about."""
+"""Gains of less are not mentioned: in nats, or as a share of what is worth a unit."""
 GRAVEST_FIRST: tuple[tuple[Conclusion, bool], ...] = (
     ("signal-unclaimed", True),
     ("undecided", True),
@@ -340,7 +343,7 @@ def verdict(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclu
     conclusion, clause = _overall(found, conclusions)
     sentence = _counts(found) + clause
     if found.forecast is not None and conclusion != "diverged":
-        kept = " and ".join(map(str, kept_units(found.forecast)))
+        kept = enumerated([str(n) for n in kept_units(found.forecast)])
         excess = excess_loss(found)
         if overfit(found):
             sentence = f"The model overfits: {sentence}"
@@ -362,15 +365,11 @@ def verdict_parts(found: Diagnosis) -> tuple[str, str]:
     """Return the verdict as what a reader wants first, and the reason of it, if any."""
     counts = _counts(found)
     before, _, after = found.verdict.partition(counts)
-    clause, opened, rest = after.partition(" (")
-    if not opened:
+    parted = re.fullmatch(r"(.*?) \((.*)\)([^()]*)", after)
+    if parted is None:
         return found.verdict, ""
-    depth = 1
-    for end, character in enumerate(rest):
-        depth += (character == "(") - (character == ")")
-        if depth == 0:
-            return f"{before}{counts}{clause}.", rest[:end] + rest[end + 1 :]
-    return found.verdict, ""
+    clause, reason, rest = parted.groups()
+    return f"{before}{counts}{clause}.", reason + rest
 
 
 def _overall(found: Diagnosis, conclusions: Sequence[Conclusion]) -> tuple[Conclusion, str]:

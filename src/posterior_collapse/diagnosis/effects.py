@@ -27,7 +27,8 @@ from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.likelihoods import draw
 
 SAME = 1e-3
-"""Of the most that outputs differ, or once more of that of their size, that is rounding."""
+"""Rounding, as a share of the largest difference of outputs. Where they hardly differ: its square,
+as a share of their size."""
 STOPS = (-2.0, -4 / 3, -2 / 3, 0.0, 2 / 3, 4 / 3, 2.0)
 """Stds of the aggregate posterior at which a unit is held in turn."""
 MOST_UNITS, MOST_ROWS = 32, 8

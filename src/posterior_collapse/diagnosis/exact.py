@@ -34,7 +34,8 @@ from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.thresholds import variance_error
 
 SAME = 1e-9
-"""Covariances of means, beside their variances, that are rounding: units lie along directions."""
+"""Rounding, as a share of the largest variance: units whose means covary less than that lie along
+their directions already."""
 
 
 def is_exact(model: LatentModel) -> bool:

@@ -18,7 +18,7 @@ from numpy.polynomial.hermite_e import hermegauss
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.certificate import Signal
 from posterior_collapse.diagnosis.results import Gain, LevelDiagnosis
-from posterior_collapse.specs import ChainSpec, HVAESpec, Spec
+from posterior_collapse.specs import Spec
 from posterior_collapse.theory import unclaimed_signal
 from posterior_collapse.theory.thresholds import (
     SURE,
@@ -33,7 +33,7 @@ WORTH = 0.01
 _NODES, _WEIGHTS = hermegauss(32)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 SPENT = 1e-9
-"""Share of the error that a unit leaves at least: without any the loss would fall for ever."""
+"""Least share of the error that is left, whatever a unit explains: at 0 the loss has no minimum."""
 
 
 Answer = Callable[[Float, Callable[[Any], Float]], Float]
@@ -196,7 +196,7 @@ def as_trained(spec: Spec, levels: Sequence[LevelDiagnosis]) -> Spec:
     """
     for number, (sigma, level) in enumerate(zip(spec.sigma_levels, levels, strict=True), 1):
         if sigma == "shared":
-            spec = _with_sigma(spec, number, float(np.min(level.posterior_std)))
+            spec = spec.with_level("sigma", number, float(np.min(level.posterior_std)))
     return spec
 
 
@@ -234,17 +234,7 @@ def _for_spare_units(spec: Spec, status: Sequence[str], number: int) -> Spec:
     if not isinstance(sigma, tuple):
         return spec
     spare = [s for s, one in zip(sigma, status, strict=True) if one == "collapsed"]
-    return _with_sigma(spec, number, min(spare or sigma))
-
-
-def _with_sigma(spec: Spec, number: int, sigma: float) -> Spec:
-    if isinstance(spec, HVAESpec):
-        return spec.replace(**{f"sigma_{number}": sigma})
-    if isinstance(spec, ChainSpec):
-        sigmas = list(spec.sigma_levels)
-        sigmas[number - 1] = sigma
-        return spec.replace(sigmas=sigmas)
-    return spec.replace(sigma=sigma)
+    return spec.with_level("sigma", number, min(spare or sigma))
 
 
 def priced(bought: Bought, share: Float, t: Float, error: Float) -> tuple[float, float]:

@@ -59,6 +59,11 @@ class Result(NamedTuple):
         return self.record.forecast or {}
 
     @property
+    def halved(self) -> bool:
+        """Whether its loss is the published one, in which a beta counts half."""
+        return self.run.settings.convention == "reference"
+
+    @property
     def gain(self) -> float:
         """Nats that the units bring: the loss of total collapse less the run's own."""
         return float(self.measured["collapsed_loss"]) - float(self.measured["loss"])
@@ -373,7 +378,7 @@ def _verdict(checks: Sequence[Check]) -> str | None:
 
 def _cautions(results: Sequence[Result]) -> Iterator[str]:
     """What limits the theory's numbers, each caution once, and of what where not of all."""
-    if any(result.run.settings.convention == "reference" for result in results):
+    if any(result.halved for result in results):
         yield (
             "In the published loss of non-linear models every beta counts half. Betas are named as "
             "published; theory's numbers are those of half the beta."

@@ -219,15 +219,11 @@ def _named(data: RunData, planned: RunData) -> str:
 
 
 def _spec(fields: Mapping[str, Any], labels: Mapping[str, Any]) -> Spec:
-    values = dict(fields)
-    betas = list(values.get("betas", (1.0, 1.0)))
-    for name, value in labels.items():
-        if name in ("beta_1", "beta_2"):
-            betas[int(name[-1]) - 1] = value
-            values["betas"] = tuple(betas)
-        else:
-            values[name] = value
-    return Spec.from_dict(values)
+    betas = {name: beta for name, beta in labels.items() if name in ("beta_1", "beta_2")}
+    spec = Spec.from_dict({**fields, **{n: of for n, of in labels.items() if n not in betas}})
+    for name, beta in betas.items():
+        spec = spec.with_level("beta", int(name[-1]), beta)
+    return spec
 
 
 def _quick(run: Run) -> Run:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posterior_collapse.errors import CorruptFileError, enumerated
+from posterior_collapse.errors import CorruptFileError, count_of, enumerated
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import read_json
 
@@ -80,7 +80,7 @@ def hours(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for kind, spent in took.items():
         own_rows = [row for row in rows if processor(row["hardware"]) == kind]
         machines = sorted({m for row in own_rows for m in _machines(row["hardware"])})
-        count = f"{len(own_rows)} row{'s' * (len(own_rows) != 1)}"
+        count = count_of(len(own_rows), "row")
         told.append(f"{kind}: {spent:.1f} hours for {count} ({'; '.join(machines)})")
     return told
 

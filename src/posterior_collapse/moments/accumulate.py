@@ -26,7 +26,8 @@ from posterior_collapse.moments.single import (
 Precision = Literal["float64", "float32"]
 
 CLEAR = 50
-"""Times the rounding, a threshold that has digits beside it."""
+"""How many times the rounding of a product in float32 a threshold has to be, so that a variance is
+surely on one side of it or the other."""
 MOST_PENDING = 64
 """Groups whose means wait for the one product that adds what lies between them."""
 

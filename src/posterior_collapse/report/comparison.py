@@ -9,7 +9,7 @@ from operator import not_
 from typing import TYPE_CHECKING, Any
 
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import count_of, of_level
+from posterior_collapse.errors import count_of, enumerated, of_level
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
 from posterior_collapse.theory.solve import or_others
@@ -24,9 +24,6 @@ FEW = 4
 """Runs that are commented on one by one."""
 SAME_LOSS = 1e-4
 """Relative difference up to which two losses count as equal in a sentence."""
-FAR_LOSS = 0.25
-"""Nats by which a loss is far from the optimum, per nat that this spends on its KL, and one more:
-of runs that were kept before what units can bring was kept with them."""
 
 
 def comparison_verdict(summary: Summary) -> str:
@@ -58,19 +55,15 @@ def comparison_verdict(summary: Summary) -> str:
     lacks = any(found < expected for found, expected in itertools.compress(pairs, map(not_, free)))
     rough = bool(summary.get("approximate"))
     optimum = "quadratic approximation" if rough else "linear optimum"
-    kept = " and ".join(str(expected) for _, expected in pairs)
+    kept = enumerated([str(expected) for _, expected in pairs])
     kept += or_others(free)
     gap = measured["loss"] - forecast["loss"]
     longer = "train longer, or with a longer warm-up of beta" if lacks else "train longer"
     if excess := _excess(summary):
-        if not rough:
-            far = f"Undertrained: loss {gap:.3g} nats above the linear optimum"
-        elif "collapsed_loss" in measured:
+        far = f"Undertrained: loss {excess:.3g} nats above the linear optimum"
+        if rough:
             far = f"Undertrained: loss {excess:.3g} nats above that of the best constant output, "
             far, longer = f"{far}which needs no unit", "train longer"
-        else:
-            far = f"Perhaps undertrained: loss {excess:.3g} nats above that of the forecast, "
-            far, longer = f"{far}an approximation", "train longer while it falls"
         beside = ", as many as forecast" if as_many else f" where the {optimum} keeps {kept}"
         return f"{far}; {counts}{beside}: {longer}."
     text = f"As forecast: {counts}" if as_many else f"{counts} where the {optimum} keeps {kept}"
@@ -86,17 +79,13 @@ def comparison_verdict(summary: Summary) -> str:
 def _excess(summary: Summary) -> float:
     """By how many nats the loss is too high, as a diagnosis finds it; 0 where it is not."""
     measured, forecast = summary["measured"], summary["forecast"]
-    if "collapsed_loss" in measured:
-        return excess_loss(
-            measured["loss"],
-            measured.get("loss_error") or 0.0,
-            forecast["loss"],
-            measured["collapsed_loss"],
-            attainable=not summary.get("approximate"),
-        )
-    gap = float(measured["loss"] - forecast["loss"])
-    carried = sum(max(float(sum(level["kl"])), 0.0) for level in forecast["levels"])
-    return gap if gap > FAR_LOSS * (1 + carried) else 0.0
+    return excess_loss(
+        measured["loss"],
+        measured.get("loss_error") or 0.0,
+        forecast["loss"],
+        measured.get("collapsed_loss"),  # an older run has none
+        attainable=not summary.get("approximate"),
+    )
 
 
 def comparison_kind(summary: Summary) -> str:

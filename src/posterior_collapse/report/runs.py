@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.conclusions import kept_of
-from posterior_collapse.errors import DataError, enumerated
+from posterior_collapse.errors import DataError, count_of, enumerated
 from posterior_collapse.report.names import named, symbol, theory
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def bands(history: History, level: int) -> list[Band]:
     parts += [(f"unit {unit + 1}", int(unit), kl[unit]) for unit in order[:MOST_BANDS]]
     rest = order[MOST_BANDS:]
     if len(rest):
-        name = f"{len(rest)} other{'s' * (len(rest) > 1)}"
+        name = count_of(len(rest), "other")
         parts.append((name, None, kl[rest].sum(axis=0)))
     edges = np.cumsum([np.zeros(kl.shape[1]), *(part for _, _, part in parts)], axis=0)
     return [

@@ -25,7 +25,7 @@ WIDER = 2.0
 DECADES = 8.0
 """Of betas below the highest at which a unit lives: where none switches there, none does."""
 HALVINGS = 24
-"""Of these decades, which leave a millionth."""
+"""Of the interval of these decades, after which a millionth of it is left."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +115,8 @@ class Goal:
 
     def at(self, value: float) -> Spec:
         """Return the spec with a value of what is tuned."""
-        if hasattr(self.spec, "beta"):
-            return self.spec.replace(**{self.parameter: value})
-        name = "betas" if self.tune == "beta" else "latent_dims"
-        values = [*getattr(self.spec, name)]
-        values[self.index] = value
-        return self.spec.replace(**{name: values})
+        name = "beta" if self.tune == "beta" else "latent_dim"
+        return self.spec.with_level(name, self.index + 1, value)
 
 
 class Theory:

@@ -255,18 +255,11 @@ def _tunable(spec: Spec) -> Iterator[tuple[str, float, Callable[[float], Spec]]]
         if name in untouched:
             continue
         if isinstance(value, float):
-            yield name, value, partial(_turned, spec, name, None)
+            yield name, value, partial(spec.with_level, name, 1)
         elif name in ("betas", "eta_decs"):
             for level, one in enumerate(value):
-                yield f"{name}[{level}]", one, partial(_turned, spec, name, level)
-
-
-def _turned(spec: Spec, field: str, level: int | None, value: float) -> Spec:
-    if level is None:
-        return spec.replace(**{field: value})
-    values = list(getattr(spec, field))
-    values[level] = value
-    return spec.replace(**{field: values})
+                turned = partial(spec.with_level, name.removesuffix("s"), level + 1)
+                yield f"{name}[{level}]", one, turned
 
 
 def _nearest(

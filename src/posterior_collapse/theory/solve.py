@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from posterior_collapse.arrays import Float
 from posterior_collapse.checks import Sigma
-from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError, enumerated
 from posterior_collapse.likelihoods import ENDLESS
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
@@ -291,12 +291,14 @@ def or_others(free: Sequence[bool]) -> str:
     """Return what is added to counts of which those of some levels are left open.
 
     Example:
-        >>> or_others([False, True]), or_others([True, True]), or_others([False])
-        (', or other numbers of z2 at the same loss', ', or other numbers at the same loss', '')
+        >>> or_others([True, True]), or_others([False])
+        (', or other numbers at the same loss', '')
+        >>> or_others([True, True, True, False])
+        ', or other numbers of z1, z2 and z3 at the same loss'
     """
     if not any(free):
         return ""
-    names = " and ".join(f"z{number}" for number, one in enumerate(free, 1) if one)
+    names = enumerated([f"z{number}" for number, one in enumerate(free, 1) if one])
     return f", or other numbers{'' if all(free) else f' of {names}'} at the same loss"
 
 

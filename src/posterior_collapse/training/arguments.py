@@ -169,16 +169,9 @@ def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
     for name, values in given.items():
         if values is None:
             continue
-        if getattr(values, "ndim", 0) == 1:
-            values = values.tolist()
-        each = values if isinstance(values, Sequence) else (values,) * runs
-        if len(each) != runs:
-            raise InvalidArgumentError(
-                f"{name}s",
-                count_of(len(each), "value"),
-                f"one, or {runs}: one per spec",
-                "Pass as many.",
-            )
+        one = not isinstance(values, Sequence) and getattr(values, "ndim", 0) != 1
+        each = (values,) * runs if one else values
+        each = checks.sequence(f"{name}s", each, runs, "one per spec, or one for all")
         for own, value in zip(changes, each, strict=True):
             own[name] = value
     return changes
@@ -186,14 +179,7 @@ def per_run(given: dict[str, Any], runs: int) -> list[dict[str, Any]]:
 
 def check_one_each(folders: Sequence[Folder], runs: int) -> None:
     """Refuse folders that are not one for each run."""
-    if isinstance(folders, (str, Path)):
-        raise InvalidArgumentError(
-            "folders", repr(str(folders)), "a list of folders, one per spec", "Pass a list."
-        )
-    if len(folders) != runs:
-        raise InvalidArgumentError(
-            "folders", count_of(len(folders), "folder"), f"{runs}, one per spec", "Pass as many."
-        )
+    checks.sequence("folders", folders, runs, "one folder per spec")
     places = [Path(folder).resolve() for folder in folders]
     for folder, place in zip(folders, places, strict=True):
         if places.count(place) > 1:

@@ -11,7 +11,7 @@ import torch
 
 from posterior_collapse import checks
 from posterior_collapse.data.about import refuse_reordered
-from posterior_collapse.errors import DataError, InvalidArgumentError, count_of
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import (
     Architecture,
     MarkovVAE,
@@ -338,17 +338,12 @@ def _check_start(start: Sequence[MarkovVAE], runs: int, from_forecast: bool) -> 
         raise InvalidArgumentError(
             "from_forecast", "True beside `start`", "one of the two", "Leave one out."
         )
-    several = isinstance(start, Sequence)
-    for one in start if several else [start]:
-        if not several or not isinstance(one, MarkovVAE):
+    for one in checks.sequence("start", start, runs, "one trained model per spec"):
+        if not isinstance(one, MarkovVAE):
             raise InvalidArgumentError(
                 "start", f"a {type(one).__name__}", "a list of trained models",
                 "Pass [fitted.model for fitted in ...].",
             )  # fmt: skip
-    if len(start) != runs:
-        raise InvalidArgumentError(
-            "start", count_of(len(start), "model"), f"{runs}, one per spec", "Pass as many."
-        )
 
 
 def _taken_over(model: MarkovVAE, start: MarkovVAE) -> MarkovVAE:

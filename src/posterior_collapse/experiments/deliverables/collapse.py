@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import (
     Check,
     Pair,
@@ -33,7 +34,7 @@ from posterior_collapse.experiments.deliverables.explained import (
     concluded,
     diagnosed,
 )
-from posterior_collapse.experiments.figures import cells, lines
+from posterior_collapse.experiments.figures import Panels, cells, lines
 from posterior_collapse.experiments.measuring import DELTA
 from posterior_collapse.experiments.tables import BY_THEORY, Table
 from posterior_collapse.experiments.ways import Way, monotone
@@ -45,10 +46,10 @@ EXPECTED: dict[str, Way] = {
 """How the collapse level of the top level moves as a value grows, by claim and theory."""
 CORRELATIONS = {"random": 0.0, "1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "identical": 1.0}
 LEAST = 1e-4
-"""Nats at which curves begin: less is none."""
+"""Nats below which a KL by theory counts as none: there the curves' axis begins."""
 THEORY_SAID = "Legends: the share of units that have no KL by theory. "
 SLACK = 0.01
-"""Of the collapse level: less is not seen in a figure, whose lines are as thick."""
+"""Change of the collapse level that is no trend: a line in a figure is as thick."""
 
 
 def collapse_curves(results: Sequence[Result]) -> Part:
@@ -91,19 +92,19 @@ def collapse_curves(results: Sequence[Result]) -> Part:
         title: {at: dead for at, seeds in each.items() if (dead := _dead(seeds[0])) is not None}
         for title, each in shown.items()
     }
-    theory = {title: each for title, each in theory.items() if each}
     caption = (
         f"Share of (eps, {DELTA:g})-collapsed units of {unit} against eps, one curve per value"
         f"{', the mean over seeds between the least and the most of them' if several else ''}. "
-        f"{THEORY_SAID if theory else ''}{lines.APART_SAID}"
+        f"{THEORY_SAID if any(theory.values()) else ''}{lines.APART_SAID}"
     )
-    panels, bands = (
-        {title: {at: of(seeds) for at, seeds in each.items()} for title, each in shown.items()}
-        for of in (_curve, _band)
-    )
-    chart = lines.collapse_curves(
-        panels, delta=DELTA, bands=bands if several else None, theory=theory
-    )
+
+    def drawn(of: Callable[[Sequence[Result]], tuple[Float, Float]]) -> Panels:
+        return {
+            title: {at: of(seeds) for at, seeds in each.items()} for title, each in shown.items()
+        }
+
+    bands = drawn(_band) if several else None
+    chart = lines.collapse_curves(drawn(_curve), delta=DELTA, bands=bands, theory=theory)
     table = Table.over_seeds(records, ["varying", "value"], measures)
     if any(conclusions):
         table = table.beside(CONCLUDED, conclusions)
@@ -171,7 +172,7 @@ def _by_width(results: Sequence[Result]) -> Iterator[str]:
     modes = np.exp(2 * np.sort(theory["levels"][0]["unit_kl"])[::-1])  # 1/2 log t nats each
     modes = np.append(modes, 0.0)  # with all units in use nothing is left
     seeds = [len(s.results) for s in found]
-    counts = ", ".join("one seed" if count == 1 else f"{count} seeds" for count in seeds)
+    counts = ", ".join(count_of(count, "seed") for count in seeds)
     yield (
         f"Random pairs keep {_listed(kept, '.3g')} units that carry information with "
         f"{', '.join(map(str, widths))} hidden units ({counts}), "
@@ -352,7 +353,7 @@ def onset(results: Sequence[Result]) -> Part:
                 checks.append(check)
     chart = cells.phase(betas, etas, active, theory, trained)
     seeds = {name: max(len(s.results) for s in at.values()) for name, at in grids.items()}
-    counted = ", ".join(f"{name}: {count} seed{'s' * (count > 1)}" for name, count in seeds.items())
+    counted = ", ".join(f"{name}: {count_of(count, 'seed')}" for name, count in seeds.items())
     caption = (
         f"Active units of trained VAEs over beta and eta_dec, means over seeds ({counted}), and "
         "the onset of total collapse by linear theory."
@@ -445,5 +446,4 @@ def _of_seeds(betas: Sequence[float]) -> str:
 
 def _predicted(result: Result, eta_dec: float) -> float:
     """Return theory's beta of total collapse, theta_1^2 / eta_dec^2, named as the loss names it."""
-    halved = result.run.settings.convention == "reference"
-    return (2 if halved else 1) * float(result.theory["spectrum"][0]) / eta_dec**2
+    return (2 if result.halved else 1) * float(result.theory["spectrum"][0]) / eta_dec**2

@@ -108,8 +108,7 @@ def share_of_onset(result: Result) -> float:
 
 def _beta(result: Result) -> float:
     """Return the beta that theory's numbers are of: of the published loss, half of its own."""
-    halved = result.run.settings.convention == "reference"
-    return float(result.labels["beta"]) / (2 if halved else 1)
+    return float(result.labels["beta"]) / (2 if result.halved else 1)
 
 
 def linear_units(result: Result) -> int:

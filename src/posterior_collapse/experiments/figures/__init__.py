@@ -24,7 +24,7 @@ from posterior_collapse import files
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report import save_figure
-from posterior_collapse.report.names import DIGITS, SYMBOLS
+from posterior_collapse.report.names import SYMBOLS, symbol, typeset
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,17 +94,10 @@ def symbols(text: str) -> str:
 
     Example:
         >>> print(symbols("beta_1 at eta_dec^2 = 0.5, eps; a beta grid, Sigma and sigma_1"))
-        β₁ at $η_\mathrm{dec}$² = 0.5, ε; a β grid, Σ and σ₁
+        β₁ at η$_\mathrm{dec}$² = 0.5, ε; a β grid, Σ and σ₁
     """
-
-    def printed(found: re.Match[str]) -> str:
-        sign, index = SYMBOLS[found[1]], found[2] or ""
-        if index.isdigit() or not index:
-            return sign + index.translate(DIGITS)
-        return rf"${sign}_\mathrm{{{index}}}$"
-
-    text = re.sub(rf"\b({'|'.join(SYMBOLS)})(?:_(\d|dec|enc))?\b", printed, text)
-    return text.replace("^2", "²")
+    names = rf"\b(?:{'|'.join(SYMBOLS)})(?:_(?:\d|dec|enc))?\b"
+    return typeset(re.sub(names, lambda found: symbol(found[0]), text)).replace("^2", "²")
 
 
 @contextmanager

@@ -242,11 +242,11 @@ def scatter(
 
 
 WIDE, HIGH = 5.0, 6.5
-"""Points that a name of one letter needs."""
+"""Width and height of a name of one letter, in points."""
 BESIDE = ((5, 0), (-5, 0), (0, 6), (0, -6), (5, 5), (-5, 5), (5, -5), (-5, -5), (0, 11), (0, -11))
 """Where a name may stand, in points off what it names: the first place that covers least."""
 UNREAD = 9
-"""What a name that is covered counts, beside a dot that is."""
+"""As bad as so many covered dots is a covered name."""
 
 
 def _places(box: Axes, at: Float) -> list[tuple[float, float]]:

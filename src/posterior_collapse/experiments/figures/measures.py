@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 KIND_MARKERS = (("o", 3, 0.6), ("x", 5, 1.0), ("s", 4, 0.6))
 """Marker, its size and its line width, by kind of run; theory has the lines."""
 MARKED = 15
-"""Values about which a curve has markers: more hide the line."""
+"""About so many markers are on a curve: more would hide the line."""
 
 
 def sweep(theory: Panels, measured: Mapping[str, Panels], *, variable: str = "beta") -> Chart:

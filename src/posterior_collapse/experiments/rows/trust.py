@@ -20,9 +20,9 @@ SHARES = (
 WIDE = (0.02, 0.035, *SHARES[:10], 0.88, *SHARES[12:])
 """Of data in which few modes are strong."""
 FEWER = (0.08, 0.18, 0.35, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97, 0.99, 1.01, 1.06, 1.2)
-"""Of a network that is slow to train."""
+"""Fewer of them, for networks that are slow to train."""
 FEWEST = (0.18, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97, 0.99, 1.01, 1.06)
-"""Of a question beside the first."""
+"""Fewer still, where the same is asked of further networks and data (X3f, X3g)."""
 LONGER, LONGER_AT = 4, (0.18, 0.88, 0.95, 0.99)
 """How many times longer some runs train, and at which of these shares."""
 HISTORY = 40

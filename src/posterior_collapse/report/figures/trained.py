@@ -62,7 +62,7 @@ def sweep_panels(found: Any) -> Panels:
     names = ["loss", *(f"active{of_level(n, levels)}" for n in range(1, levels + 1))]
     panels = tuple(Panel(name, partial(draw, level=level)) for level, name in enumerate(names))
     runs, net = len(found.runs), found.runs[0].run.architecture.name
-    about = f"{net}: {runs} run{'s' * (runs > 1)}"
+    about = f"{net}: {count_of(runs, 'run')}"
     name = found._about.name
     title = titled(f"{name}, {about}" if name else about, varying(found))
     return Panels((panels,), title, (4.6, 3.9))
