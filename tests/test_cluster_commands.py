@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import json
 import multiprocessing
 import os
 import re
+import socket
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,6 +99,24 @@ def parquet(folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """The address of a server that is no scheduler: a dashboard, or what waits to be spoken to."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):  # closed
+                while True:
+                    held.append(server.accept()[0])
+                    held[-1].sendall(content)
+
+        held: list[socket.socket] = []
+        threading.Thread(target=answer, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        for one in held:
+            one.close()
+
+
 class TestCommands:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +169,9 @@ class TestCommands:
         [
             ("nowhere", "missing port"),
             ("tcp://127.0.0.1:1", "Timed out"),
+            ("tls://127.0.0.1:1", "TLS expects"),
+            ("HTTP/1.1 400 Bad Request", "something else answers there"),
+            ("", "something else answers there"),
             ("local:0", "a number of processes"),
             ("local:99999999", "a number of processes, 1 to 1024"),
         ],
@@ -155,7 +180,10 @@ class TestCommands:
         self, capsys: Any, scheduler: str, said: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("posterior_collapse.clusters.SECONDS", 0.5)
-        assert collapse("forecast", "data.npy", "--scheduler", scheduler) == 2
+        with contextlib.ExitStack() as stack:
+            if not scheduler or "HTTP" in scheduler:
+                scheduler = stack.enter_context(answering(scheduler.encode()))
+            assert collapse("forecast", "data.npy", "--scheduler", scheduler) == 2
         error = capsys.readouterr().err
         assert said in error
         assert error.count("\n") == 1

@@ -71,6 +71,27 @@ def test_runs_that_fill_no_grid_are_no_map():
     assert repr(found).startswith("Sweep(4 runs; beta, eta_dec, seed vary; 4 of 4 ")
 
 
+def test_names_that_would_hide_what_is_drawn_are_left_out():
+    """Names of 20 series, or one of a line's length, covered figures and their pages."""
+    grid = [pc.VAESpec(k, b, e) for k in (1, 2) for b in (1, 2, 3, 4) for e in (0.5, 1, 2)]
+    levels = [pc.VAESpec(2), pc.HVAESpec((2, 2), (1.0, 1.0), sigma_1=0.5)]
+    for specs, axis in ((grid, "latent units"), (levels, "run")):
+        found = pc.sweep(specs, X, "linear", exact=True, from_forecast=True)
+        figure = found.plot()
+        figure.canvas.draw()
+        for axes in figure.axes:
+            assert axes.get_xlabel() == axis
+            assert axes.get_position().height > 0.6
+            said = [text.get_text() for text in axes.get_legend().get_texts()]
+            assert said == ["measured", "linear optimum"]
+            inside = axes.get_legend().get_window_extent()
+            assert inside.height < 0.3 * axes.get_window_extent().height
+        (loss,) = re.findall("<svg[^>]*aria-label=.Loss.*?</svg>", sweep_html(found), re.DOTALL)
+        assert "= " not in "".join(re.findall("<text[^>]*>([^<]*)", loss))
+    few = pc.sweep(grid[:9], X, "linear", exact=True, from_forecast=True).plot()
+    assert len(few.axes[0].get_legend().get_texts()) == 4  # three of beta, and theory
+
+
 def test_a_run_is_not_named_by_what_only_other_models_have():
     specs = [pc.VAESpec(2), pc.HVAESpec((2, 2), (1.0, 1.0), sigma_1=0.5)]
     page = sweep_html(pc.sweep(specs, X, "linear", exact=True))

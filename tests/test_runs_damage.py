@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from commands import collapse
-from posterior_collapse.errors import CorruptFileError
+from posterior_collapse.errors import CorruptFileError, MissingFileError
 from posterior_collapse.models import Architecture, build
 from posterior_collapse.runs import Outcome, Record, Run, RunData, Store
+from posterior_collapse.runs.kept import members
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.training import Settings
 
@@ -83,6 +84,15 @@ def refused(store: Store, named: str = "") -> str:
 def test_whole_runs_are_read(store: Store) -> None:
     for run in (FIRST, SECOND):
         read_whole(store.get(run.key))
+
+
+def test_what_a_killed_process_was_writing_is_no_run(store: Store) -> None:
+    """It may hold all files, and only its last name not yet."""
+    folder(store).rename(store.folder / f".{FIRST.key}.1.ab.partial")
+    assert [one.run for one in members(store.folder).values()] == [SECOND]
+    shutil.rmtree(folder(store, SECOND))
+    with pytest.raises(MissingFileError):
+        members(store.folder)
 
 
 def test_swapped_folders(store: Store) -> None:

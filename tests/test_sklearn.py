@@ -196,6 +196,8 @@ def test_what_cannot_be_is_said_in_one_line(
     with pytest.raises(error, match=word) as caught:
         model.fit(data)
     assert "\n" not in str(caught.value)
+    with pytest.raises(NotFittedError):
+        model.transform(data)
 
 
 def test_other_refusals_are_lines_too() -> None:

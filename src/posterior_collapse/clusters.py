@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
@@ -56,9 +57,11 @@ def connected(scheduler: str | None) -> Iterator[Any]:
             if address is scheduler:
                 # Asked before there is a client: one that cannot connect logs errors when closed.
                 parse_host_port(parse_address(scheduler)[1])
+                asyncio.run(_greet(scheduler))
             client = distributed.Client(address, timeout=SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
-        except (OSError, ValueError) as error:
-            reason = first_line(error) or type(error).__name__
+        except Exception as error:  # of any kind, by what answers in place of a scheduler
+            said = "" if isinstance(error, MemoryError) else first_line(error)
+            reason = said or "something else answers there"
             raise InvalidArgumentError(
                 "scheduler",
                 f"{scheduler!r} ({reason})",
@@ -68,6 +71,17 @@ def connected(scheduler: str | None) -> Iterator[Any]:
         stack.enter_context(client)
         stack.enter_context(client.as_current())
         yield client
+
+
+async def _greet(address: str) -> None:
+    """Shake hands with a scheduler, for which a client would wait for ever."""
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    how = Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    connection = connect(address, timeout=SECONDS, **how)  # type: ignore[no-untyped-call]
+    comm = await asyncio.wait_for(connection, 2 * SECONDS)
+    await comm.close()
 
 
 def _processes(scheduler: str) -> int:

@@ -105,9 +105,13 @@ def is_kept(folder: Path) -> bool:
     return (folder / RUN).is_file()
 
 
-def holds_runs(folder: Path) -> bool:
-    """Say whether runs lie in a folder as `sweep` keeps them, each in one named by its key."""
-    return any(folder.glob(f"*/{RUN}"))
+def kept_in(folder: Path) -> list[str]:
+    """Return the keys of the runs that lie in a folder as `sweep` keeps them, each in its own.
+
+    What is being written, or was as its process was killed, is none.
+    """
+    names = (path.parent.name for path in folder.glob(f"*/{RUN}"))
+    return sorted(name for name in names if not name.endswith(PARTIAL))
 
 
 def check_described(folder: Path) -> Path:

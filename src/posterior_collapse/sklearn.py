@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float, refuse_masked
 from posterior_collapse.checks import EtaDec, Sigma
-from posterior_collapse.errors import DataError, count_of
+from posterior_collapse.errors import DataError, PosteriorCollapseError, count_of
 from posterior_collapse.moments import Moments
 from posterior_collapse.moments.accumulate import Accumulator
 from posterior_collapse.moments.wide import MAX_FEATURES
@@ -114,7 +114,12 @@ class LinearVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         refuse_masked("X", X)
         X = validate_data(self, X, dtype=DTYPES, ensure_min_samples=2)
         self._take(Moments.from_arrays(X))
-        _ = self._weights  # a parameter that will not do is refused here, not when it is used
+        try:
+            _ = self._weights  # a parameter that will not do is refused here, not when it is used
+        except PosteriorCollapseError:
+            for name in ("moments_", "forecast_"):  # it is not fitted
+                self.__dict__.pop(name, None)
+            raise
         return self
 
     def partial_fit(self: E, X: Any, y: object = None) -> E:

@@ -277,6 +277,14 @@ def test_without_validation_it_looks_at_training_batches() -> None:
     assert monitor.history[-1].step == 8
 
 
+def test_batches_are_those_of_a_validation_that_comes_epochs_later() -> None:
+    monitor = CollapseMonitor()
+    rarely = {"check_val_every_n_epoch": 5, "num_sanity_val_steps": 0}  # as when it is resumed
+    trainer = quiet(max_epochs=1, callbacks=[monitor], **rarely)
+    trainer.fit(Module(), loader(shuffle=True), loader(x=DIGITS[:70]))
+    assert [len(x) for (x,) in monitor._batches] == [50, 20]
+
+
 class Labelled(Module):
     def training_step(self, batch: Any, index: int) -> Tensor:
         return super().training_step([batch[1]], index)

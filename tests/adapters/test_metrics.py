@@ -121,6 +121,33 @@ def test_batches_and_merging_do_not_matter(name: str) -> None:
         torch.testing.assert_close(metric.compute(), whole.compute(), rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (EpsilonDeltaCollapse, {"epsilon": 0.5}),
+        (EpsilonDeltaCollapse, {"prior_std": 1.5}),
+        (EpsilonDeltaCollapse, {"epsilon": 1e-9}),
+        (KLPerUnit, {"prior_std": 2.0}),
+    ],
+)
+def test_those_of_a_collection_are_what_they_are_alone(kind: Any, changes: Any) -> None:
+    """A first batch on which two of them agree does not make them one."""
+    prior = changes.get("prior_std", 1.0)
+    # Of this mean both of `KLPerUnit` sum the same at first.
+    square = 2 * np.log(prior) / (1 - prior**-2) - 1 if kind is KLPerUnit else 9.0
+    first, small = torch.full((2, UNITS), square).sqrt(), torch.full((50, UNITS), 1e-3)
+    batches = [(first, torch.ones(2, UNITS)), posteriors(100), (small, torch.ones(50, UNITS))]
+    alone = {"one": kind(UNITS), "other": kind(UNITS, **changes)}
+    collection = torchmetrics.MetricCollection({n: one.clone() for n, one in alone.items()})
+    for batch in batches:
+        for metric in (collection, *alone.values()):
+            metric.update(*batch)
+    found = collection.compute()
+    for name, metric in alone.items():
+        torch.testing.assert_close(found[name], metric.compute(), msg=name)
+    assert not torch.equal(found["one"], found["other"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_single_precision_posteriors_are_summed_in_double(name: str) -> None:
     metric = made(name)

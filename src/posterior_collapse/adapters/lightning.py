@@ -179,12 +179,16 @@ class CollapseMonitor(Callback):
         self._next, self._warned = state_dict["next"], state_dict["warned"]
 
     def _read(self, trainer: Trainer) -> list[Any]:
+        later = trainer.val_dataloaders is None and trainer.enable_validation
+        if self.data is None and later:
+            # The trainer makes them when it first validates, perhaps epochs from now.
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()
         source: Any = trainer.val_dataloaders if self.data is None else self.data
         nothing = isinstance(source, (list, tuple, Mapping)) and not source
         if self.data is None and (source is None or nothing):
             source = trainer.train_dataloader
             warnings.warn(
-                "There is no validation loader: CollapseMonitor looks at training batches.",
+                "Validation is off or has no loader: CollapseMonitor looks at training batches.",
                 stacklevel=2,
             )
         if isinstance(source, Tensor):

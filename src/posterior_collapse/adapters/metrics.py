@@ -32,9 +32,14 @@ class _PerUnit(Metric):
     is_differentiable = False
     count: Tensor
 
-    def __init__(self, latent_dim: int, sums: tuple[str, ...], options: dict[str, Any]) -> None:
+    def __init__(
+        self, latent_dim: int, sums: tuple[str, ...], options: dict[str, Any], *by: float
+    ) -> None:
         super().__init__(**options)
         self.latent_dim = checks.units("latent_dim", latent_dim)
+        # By what `update` counts is a state too: a MetricCollection updates only one of metrics
+        # whose states agree after the first batch. Their logs, as small numbers agree for it.
+        self.add_state("by", torch.tensor(by, dtype=torch.float64).log(), dist_reduce_fx="max")
         for name, shape in [("count", ()), *((name, (self.latent_dim,)) for name in sums)]:
             zeros = torch.zeros(shape, dtype=torch.float64)
             self.add_state(name, zeros, dist_reduce_fx="sum")
@@ -92,8 +97,9 @@ class KLPerUnit(_PerUnit):
     total: Tensor
 
     def __init__(self, latent_dim: int, prior_std: float = 1.0, **options: Any) -> None:
-        super().__init__(latent_dim, ("total",), options)
-        self.prior_std = checks.positive("prior_std", prior_std)
+        prior_std = checks.positive("prior_std", prior_std)
+        super().__init__(latent_dim, ("total",), options, prior_std)
+        self.prior_std = prior_std
 
     def update(self, mean: Tensor, std: Tensor) -> None:
         """Add the posteriors of a batch, (batch, units) each."""
@@ -231,9 +237,10 @@ class EpsilonDeltaCollapse(_PerUnit):
         prior_std: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(latent_dim, ("below",), options)
-        self.prior_std = checks.positive("prior_std", prior_std)
-        self.epsilon, self.delta = collapse_options(epsilon, delta).values()
+        prior_std = checks.positive("prior_std", prior_std)
+        epsilon, delta = collapse_options(epsilon, delta).values()
+        super().__init__(latent_dim, ("below",), options, epsilon, prior_std)
+        self.prior_std, self.epsilon, self.delta = prior_std, epsilon, delta
 
     def update(self, mean: Tensor, std: Tensor) -> None:
         """Add the posteriors of a batch, (batch, units) each."""

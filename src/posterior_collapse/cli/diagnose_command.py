@@ -15,7 +15,7 @@ import typer
 from posterior_collapse.cli import options
 from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, ViewOptions, grouped
 from posterior_collapse.errors import CheckpointError, DataError, PosteriorCollapseError
-from posterior_collapse.files import check_described, holds_runs, is_kept, json_text
+from posterior_collapse.files import check_described, is_kept, json_text, kept_in
 
 if TYPE_CHECKING:
     from posterior_collapse.diagnosis import Diagnosis
@@ -124,7 +124,7 @@ def _changes(
 
 def _members(source: Path, changes: Mapping[str, Any]) -> dict[str, Kept]:
     """Return the runs of a folder by name, all of it checked but the data."""
-    if not (holds_runs(source) or is_kept(source)):
+    if not (kept_in(source) or is_kept(source)):
         check_described(source)
     from posterior_collapse.experiments.data import read_samples
     from posterior_collapse.runs import kept

@@ -29,8 +29,8 @@ def symbol(name: str) -> str:
     """Return a hyperparameter as a page shows it.
 
     Example:
-        >>> [symbol(name) for name in ("beta_2", "eta_dec", "latent_dim", "latent_dim_2", "seed")]
-        ['β₂', 'η_dec', 'latent units', 'latent units of z2', 'seed']
+        >>> [symbol(name) for name in ("beta_2", "eta_dec", "eta_dec_2", "latent_dim_2", "seed")]
+        ['β₂', 'η_dec', 'η_dec₂', 'latent units of z2', 'seed']
     """
     if name in WORDS:
         return WORDS[name]
@@ -39,8 +39,9 @@ def symbol(name: str) -> str:
     head, _, index = name.partition("_")
     if head not in SYMBOLS:
         return name.replace("_", " ")
-    if index.isdigit():
-        return SYMBOLS[head] + index.translate(DIGITS)
+    word, _, number = index.rpartition("_")
+    if number.isdigit() and (not word or word.isalpha()):
+        return SYMBOLS[head] + f"_{word}" * bool(word) + number.translate(DIGITS)
     return SYMBOLS[head] + (f"_{index}" if index else "")
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 History = Mapping[str, Sequence[float]]
 WIDE = 7.0
 """Ratio of the ends of an axis from which on it is logarithmic."""
+MOST_NAMED, LONGEST = 10, 60
+"""Series that a figure names, and letters of a name: more would hide what is drawn."""
 MOST_BANDS = 10
 """Units that have a colour of their own."""
 
@@ -49,6 +51,11 @@ class Layout:
         """Whether the axis is logarithmic."""
         return is_wide(self.places)
 
+    @property
+    def named(self) -> bool:
+        """Whether there is room for the names of the series."""
+        return len(self.series) <= MOST_NAMED
+
 
 def is_wide(places: Any) -> bool:
     """Return whether numbers are of several orders of magnitude."""
@@ -69,16 +76,18 @@ def lay_out(labels: Sequence[Mapping[str, Any]]) -> Layout:
     ]  # fmt: skip
     numeric.sort(key=lambda name: name == "seed")  # an axis only if nothing else varies
     axis = numeric[0] if numeric else "run"
-    places = [float(label[axis]) if numeric else i for i, label in enumerate(labels, 1)]
     split = [name for name in labels[0] if name not in (axis, "seed")]
+    others = [named({name: label[name] for name in split}) for label in labels]
+    if numeric and max(map(len, others)) > LONGEST:  # as of models of several kinds
+        axis, numeric = "run", []
+    places = [float(label[axis]) if numeric else i for i, label in enumerate(labels, 1)]
     across = split[0] if len(split) == 1 and split[0] in numeric else None
     cells = {(place, label.get(across or "")) for place, label in zip(places, labels, strict=True)}
     if across and len({cell[1] for cell in cells}) * len(set(places)) > len(cells):
         across = None  # no grid: some of its cells would be empty
     series: dict[str, list[int]] = {}
     for i in sorted(range(len(labels)), key=places.__getitem__):
-        name = named({n: labels[i][n] for n in split}) if numeric else ""
-        series.setdefault(name, []).append(i)
+        series.setdefault(others[i] if numeric else "", []).append(i)
     return Layout(axis, tuple(places), {n: tuple(m) for n, m in series.items()}, across)
 
 

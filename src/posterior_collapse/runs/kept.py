@@ -166,10 +166,10 @@ def members(
     if files.is_kept(folder):
         whole = folder.resolve()
         return {"": Kept(folder, Store(whole.parent).get(whole.name), changes, read)}
-    if not files.holds_runs(folder):
+    keys = files.kept_in(folder)
+    if not keys:
         found = folders.members(folder)
         return {name: Kept(path, None, changes) for name, path in found.items()}
-    keys = sorted(path.parent.name for path in folder.glob(f"*/{files.RUN}"))
     records = [record for key in keys if (record := Store(folder).get(key)) is not None]
     named = {}
     for label, record in zip(Sweep(tuple(records)).labels, records, strict=True):
@@ -186,7 +186,7 @@ def swept(folder: Path) -> Sweep:
         CorruptFileError: A file of it was damaged.
         CheckpointError: No checkpoint of a run can be used.
     """
-    if files.holds_runs(folder):
+    if files.kept_in(folder):
         records = [one.record for one in members(folder).values()]
         return Sweep(tuple(one for one in records if isinstance(one, Record)))
     runs, found = folders.read(folder), []

@@ -78,7 +78,7 @@ def _against(axes: Axes, found: Any, layout: Layout, level: int, levels: int) ->
         )  # fmt: skip
         line = dict(forecast)  # that of all seeds is one
         axes.plot([*line], [*line.values()], "--", color=color, lw=1)
-        said = typeset(name) or "measured"
+        said = (layout.named and typeset(name)) or "measured" * (place == 0)
         side_by_side(axes, measured, marker, color=color, mfc="none", label=said)
     axes.set_xlabel(label(layout.axis))
     axes.set_ylabel(f"active units{of_level(level, levels)}" if level else "loss (nats)")

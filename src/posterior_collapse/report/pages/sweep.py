@@ -254,8 +254,9 @@ def line_chart(found: Any, level: int, title: str) -> Markup:
     low, high = (-0.05 * most, 1.05 * most) if level else room_for(min(seen), max(seen))
     said = (f"{name}: {_pair(*pair)}" for name, pair in zip(names, pairs, strict=True))
     several = len(layout.series) > 1
+    told = several and layout.named
     chart = Chart(f"{title}, measured over forecast. {'; '.join(said)}", (520, 290),
-                  (52, 96 if several else 20, 28, 40))  # fmt: skip
+                  (52, 96 if told else 20, 28, 40))  # fmt: skip
     inner = chart.left + 12, chart.right - 12
     x = scale_over(layout.places, *inner, wide=layout.wide)
     y = linear(low, high, chart.bottom, chart.top)
@@ -282,7 +283,7 @@ def line_chart(found: Any, level: int, title: str) -> Markup:
             with chart.link(i, names[i]):
                 chart.add("circle", f"{names[i]}: {_pair(*pairs[i])}", cx=x(spot[0]) + beside,
                           cy=y(measured), r=5, class_=f"pc-run pc-c{look}")  # fmt: skip
-        if several and drawn:
+        if told and drawn:
             ends.append((y(pairs[drawn[-1]][0] or 0.0), name))
     for at, name in spread(ends, chart.top, chart.bottom):
         chart.text(chart.right + 8, at + 4, name)
