@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.distributions import Normal
 import posterior_collapse as pc
 from losses import per_row, squared
 from posterior_collapse.adapters import audit_loss
+from posterior_collapse.adapters.probing import Probe
 from posterior_collapse.errors import InvalidArgumentError
 
 D, K = 20, 4
@@ -96,3 +98,19 @@ def test_what_a_loss_lacks_is_named() -> None:
             latents=K,
         )
         assert wrapped.kl.weight == pytest.approx(1)
+
+
+def test_a_loss_without_kl_is_read_in_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each order of the arguments is tried; in most the reconstruction is not looked at."""
+    calls: list[int] = []
+    value = Probe.value
+
+    def counted(self: Probe, *args: Any, **kwargs: Any) -> float:
+        calls.append(1)
+        return value(self, *args, **kwargs)
+
+    monkeypatch.setattr(Probe, "value", counted)
+    found = audit_loss(lambda y_hat, y, *_: (y_hat - y).square().mean(), features=64, latents=8)
+    assert [one.code for one in found.findings] == ["no-kl"]
+    by_differences = 4 * 8 * 64  # of one batch's reconstruction, number by number
+    assert len(calls) < 2 * by_differences

@@ -140,6 +140,12 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
         found.advice(0)
     with pytest.raises(pc.InvalidArgumentError, match="Pass data="):
         audit_loss(readme, features=64, latents=8).advice()
+    absolute = audit_loss(
+        lambda y_hat, y, m, v: (y_hat - y).abs().sum(1).mean() + kl(m, v).sum(1).mean(),
+        features=64, latents=8, data=DIGITS,
+    )  # fmt: skip
+    with pytest.raises(pc.InvalidArgumentError, match=r"a gradient that jumps .*huber_loss"):
+        absolute.advice()
 
 
 @pytest.mark.parametrize("variance", [0.105, 0.12, 0.29, 0.57, 1.1, 1.15])

@@ -27,6 +27,7 @@ def results() -> dict[str, object]:
         "LogLikelihood": pc.log_likelihood(fitted, X),
         "EffectiveBeta": pc.effective_beta(reconstruction="mean", features=4),
         "Settings": fitted.settings,
+        "Fitted": fitted,
         "Sweep": pc.sweep([SPEC, SPEC.replace(beta=2.0)], X, "linear", exact=True),
         "Tuned": pc.tune(X, SPEC, "linear", active=2, seeds=1, exact=True),
     }

@@ -156,13 +156,14 @@ class LossAudit(Record):
             active: How many; None: all that the loss's model has, as far as the data have modes.
 
         Raises:
-            InvalidArgumentError: No data were given, or no such number of units.
+            InvalidArgumentError: No data were given, or none that the loss has a forecast on; or no
+                such number of units.
         """
         forecast, kl, weight = self.forecast, self.kl, self.weight
         if forecast is None:
-            raise InvalidArgumentError(
-                "data", "nothing", "data to advise on", "Pass data= to audit_loss."
-            )
+            why = [found for found in self.findings if found.code == "no-forecast"]
+            got, do = ("data without one", str(why[0])) if why else ("nothing", "Pass data=.")
+            raise InvalidArgumentError("data", got, "data with a forecast to advise by", do)
         level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])
         units, modes = len(level.status), int(np.count_nonzero(forecast.spectrum))
         wanted = min(units, modes) if active is None else checks.count("active", active)

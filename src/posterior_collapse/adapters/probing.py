@@ -217,6 +217,10 @@ class Probe:
 
     def _differences(self, y_hat: Tensor, y: Tensor) -> Float:
         """Return the gradient from values, which may be in single precision."""
+        # Most losses that autograd cannot follow to here do not look here: one call says so.
+        each = torch.linspace(0.5, 1.0, y_hat.numel(), dtype=y_hat.dtype, device=y_hat.device)
+        if self.value(y_hat + STEP * each.reshape(y_hat.shape), y) == self.value(y_hat, y):
+            return np.zeros(y_hat.shape)
         if y_hat.numel() > MOST_DIFFERENCES:
             raise InvalidArgumentError(
                 "loss",

@@ -22,7 +22,7 @@ from posterior_collapse.diagnosis.statistics import Running
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError, count_of
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
-from posterior_collapse.records import Seen
+from posterior_collapse.records import Seen, plain
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.theory.forecasting import cautions_on_data
@@ -200,6 +200,14 @@ class Fitted(Seen):
         found_and_expected = {"measured": measured, "forecast": expected}
         rough = {} if self.spec.likelihood == "gaussian" else {"approximate": True}
         return {"stopped": self.stopped, **found_and_expected, **rough}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the model as plain JSON-able values: attributes by name.
+
+        What was measured and forecast, which takes a pass over the data, is in `summary`.
+        """
+        told = ("spec", "settings", "history", "stopped", "seconds")
+        return {name: plain(getattr(self, name)) for name in told}
 
     @property
     def objective(self) -> Spec:
