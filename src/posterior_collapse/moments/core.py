@@ -140,6 +140,9 @@ class Moments:
             wanted = "a finite factor that is not 0"
             raise InvalidArgumentError("scale", repr(scale), wanted, "Pass e.g. scale=1/255.")
         checks.one_of("precision", precision, get_args(Precision), "Leave it out.")
+        if not isinstance(data, (Samples, Stream)):
+            got, wanted = f"a {type(data).__name__}", "what data.samples.read returns"
+            raise DataError("data", got, wanted, "Call Moments.from_arrays or .from_batches.")
         if isinstance(data, Stream):
             found = cls._of_stream(data, center, precision)
         else:
