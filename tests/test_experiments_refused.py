@@ -17,6 +17,7 @@ from posterior_collapse.errors import (
 from posterior_collapse.experiments import (
     Executor,
     Plan,
+    Reproduced,
     chosen,
     document,
     measuring,
@@ -65,7 +66,7 @@ def test_a_row_whose_writing_was_interrupted_does_not_count(
 ) -> None:
     """Its old result is not that of the new tables and figures."""
 
-    def run() -> list[dict[str, Any]]:
+    def run() -> list[Reproduced]:
         return reproduce(chosen("E8"), tmp_path, Plan(quick=True))
 
     (before,) = run()
@@ -78,7 +79,7 @@ def test_a_row_whose_writing_was_interrupted_does_not_count(
     (tmp_path / "E8" / ".convergence.pdf.1.partial").touch()  # of a process that was killed
     assert run() == [before]
     assert not list(tmp_path.glob("E8/.*"))
-    assert f"## {before['id']}" in document.render(tmp_path, tmp_path)
+    assert f"## {before.id}" in document.render(tmp_path, tmp_path)
 
 
 def test_a_row_is_written_by_one_process_at_a_time(
@@ -110,11 +111,11 @@ def test_runs_that_diverged_are_left_out_and_counted(
 
     monkeypatch.setattr(measuring, "on_rows", second_lost)
     (found,) = reproduce(chosen("E6"), tmp_path, Plan(quick=True, seeds=2))
-    said = [text for _, text in found["agreement"]["checks"] if "diverged" in text]
+    said = [text for _, text in found.agreement["checks"] if "diverged" in text]
     assert [text.removeprefix("Barely trained: ") for text in said] == [
         f"{grid}: 1 of 2 runs diverged." for grid in ("learned", "fixed at 0.5")
     ]
-    for row in Table.from_dict(found["tables"]["likelihood"]).records():
+    for row in found.tables["likelihood"].records():
         assert row["NLL (nats)"]["std"] is None  # of the first seed alone
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ import torch
 
 from posterior_collapse.cli import main
 from posterior_collapse.data import Dataset
-from posterior_collapse.experiments import ROWS, Member, Plan, chosen
+from posterior_collapse.experiments import ROWS, Member, Plan, Reproduced, chosen
 from posterior_collapse.experiments.data import read_samples
-from posterior_collapse.experiments.document import KEYS
 from posterior_collapse.experiments.measuring import panel
 from posterior_collapse.models import build, read_parameters
 from posterior_collapse.runs import Record, Store
@@ -101,7 +101,9 @@ def table(out: Path, row: str, name: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     found = result(out, row.id)
-    assert set(found) == {*KEYS, "command", "whole", "takes", "runs"}
+    kept = Reproduced.read(out / row.id / "result.json")
+    assert list(found) == [field.name for field in fields(kept)]
+    assert kept.to_dict() == found
     assert found["command"].startswith(f"collapse reproduce {row.id} --quick")
     assert found["profile"] == "quick"
     assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})

@@ -10,7 +10,7 @@ import pytest
 
 import left_results
 from posterior_collapse.errors import CorruptFileError, MissingFileError
-from posterior_collapse.experiments import trust, trust_table
+from posterior_collapse.experiments import Reproduced, trust, trust_table
 from posterior_collapse.experiments.checks import missed
 from posterior_collapse.experiments.deliverables.trust_gain import of_pairs
 from posterior_collapse.experiments.tables import Table
@@ -347,7 +347,8 @@ class TestSummary:
         assert written == trust.render(HOME / "results", HOME / "docs")
 
     def test_the_figure_holds_the_onsets_and_shares_of_every_network(self, tmp_path: Path) -> None:
-        found = {row: left(HOME / "results", row) for row in ("X3a", "X3b", "X3e", "X3f", "X3g")}
+        rows = ("X3a", "X3b", "X3e", "X3f", "X3g")
+        found = {row: Reproduced.read(HOME / "results" / row / "result.json") for row in rows}
         chart = trust_table.picture(found)
         chart.table.save(tmp_path, "trust")
         assert (HOME / "docs/trust.csv").read_text() == (tmp_path / "trust.csv").read_text()
@@ -355,9 +356,9 @@ class TestSummary:
         for onsets, units in (("X3a", "X3b"), *[(row, row) for row in ("X3e", "X3f", "X3g")]):
             near = {
                 (r["network"], r["warm-up"]): r["within a unit of it"]
-                for r in Table.from_dict(found[units]["tables"]["units"]).records()
+                for r in found[units].tables["units"].records()
             }
-            for r in Table.from_dict(found[onsets]["tables"]["onset"]).records():
+            for r in found[onsets].tables["onset"].records():
                 way = {"no": "without a warm-up", "yes": "after a warm-up"}[r["warm-up"]]
                 ends = r["last beta alive / onset"], r["first beta dead / onset"]
                 expected.append((r["network"], way, *ends, near[r["network"], r["warm-up"]]))

@@ -20,7 +20,7 @@ import torch
 
 from nursery import Nursery
 from posterior_collapse import files
-from posterior_collapse.experiments import Plan, State, chosen, measuring, reproduce
+from posterior_collapse.experiments import Plan, Reproduced, State, chosen, measuring, reproduce
 from posterior_collapse.training import checkpoints
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
@@ -190,7 +190,7 @@ def test_a_killed_group_of_experiments_goes_on_from_its_last_epoch(tmp_path: Pat
     (again,) = reproduce(rows, tmp_path / "killed", plan, report=killed)
     assert told[:4] == [1, 2, 3, 4]
     (alone,) = reproduce(rows, tmp_path / "alone", plan)
-    assert again["tables"] == alone["tables"]
+    assert again.tables == alone.tables
 
 
 def test_of_a_group_killed_while_it_was_measured_the_measured_are_kept(
@@ -209,7 +209,7 @@ def test_of_a_group_killed_while_it_was_measured_the_measured_are_kept(
     runs = len({member.run.key for member in rows[0].members(plan)})
     epochs: Counter[str] = Counter()
 
-    def reproduced(name: str) -> dict[str, Any]:
+    def reproduced(name: str) -> Reproduced:
         def told(state: State) -> None:
             epochs[name] += state.epoch is not None
 
@@ -220,6 +220,6 @@ def test_of_a_group_killed_while_it_was_measured_the_measured_are_kept(
     with pytest.raises(KeyboardInterrupt):
         reproduced("killed")
     assert len(list((tmp_path / "killed").glob("runs/*/run.json"))) == 1
-    assert reproduced("killed")["tables"] == alone["tables"]
+    assert reproduced("killed").tables == alone.tables
     assert len(measured) == runs + 1  # the second was measured again, the first was not
     assert epochs["killed"] == epochs["alone"]  # no epoch was trained twice

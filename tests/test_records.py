@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -42,6 +43,21 @@ def test_every_result_is_plain_values_and_one_line(name: str) -> None:
     values = result.to_dict()  # type: ignore[attr-defined]
     assert json.loads(json.dumps(values)) == values or "NaN" in json.dumps(values)
     assert "\n" not in repr(result)
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_no_result_is_changed_by_a_slip(name: str) -> None:
+    result = RESULTS[name]
+    for field in dataclasses.fields(result):  # type: ignore[arg-type]
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(result, field.name, None)
+
+
+def test_a_run_lists_its_epochs() -> None:
+    fitted = SEEN["Fitted"]
+    frame = fitted.to_frame()
+    assert frame["epoch"].tolist() == [1, 2, 3]
+    assert frame["loss"].tolist() == fitted.history["loss"]
 
 
 ROWS = {"Forecast": 3, "Diagnosis": 3, "PhaseDiagram": 4, "LogLikelihood": 200, "Sweep": 2}

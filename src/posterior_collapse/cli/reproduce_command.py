@@ -17,7 +17,7 @@ from posterior_collapse.progress import Display
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from posterior_collapse.experiments import Plan, Row, State
+    from posterior_collapse.experiments import Plan, Reproduced, Row, State
 
 CONVENTIONS = ("elbo", "reference")
 
@@ -103,8 +103,8 @@ def reproduce(
         models=not no_models, runs_only=runs_only, finished=finished,
     )  # fmt: skip
     for result in results:
-        typer.echo(f"{result['id']}: {result['agreement']['verdict']}")
-        for verdict, text in result["agreement"]["checks"]:
+        typer.echo(f"{result.id}: {result.verdict}")
+        for verdict, text in result.agreement["checks"]:
             if verdict != "agrees":
                 typer.echo(f"  {verdict}: {text}")
     typer.echo(f"Results: {out}")
@@ -112,7 +112,7 @@ def reproduce(
 
 def _reproduced(
     rows: Sequence[Row], plan: Plan, out: Path, scheduler: str | None, **how: Any
-) -> list[dict[str, Any]]:
+) -> list[Reproduced]:
     from posterior_collapse.clusters import connected
 
     # What is not there is refused before torch is loaded.

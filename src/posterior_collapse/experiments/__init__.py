@@ -8,7 +8,8 @@ What happens to a row, and where:
     checks      a kept run becomes a `Result`; checks hold what was measured against expectations
     deliverables    results become a `Part` of the row: tables, figures, checks, notes
     figures     plain values become a `Chart`: a figure, and the numbers behind it
-    reproducing     all of this, row by row; the parts become `result.json`
+    reproducing     all of this, row by row; the parts become what is left of it
+    reproduced      that, and the `result.json` which keeps it
     document    the results of all rows become one page
     trust       those of X3a to X3g become a page and the README's table (`trust_table`)
 

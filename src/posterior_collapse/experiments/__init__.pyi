@@ -5,6 +5,7 @@ from .execution import Executor as Executor
 from .grids import Member as Member
 from .grids import Plan as Plan
 from .grids import Row as Row
+from .reproduced import Reproduced as Reproduced
 from .reproducing import State as State
 from .reproducing import reproduce as reproduce
 from .rows import ROWS as ROWS

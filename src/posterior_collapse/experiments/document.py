@@ -11,26 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from posterior_collapse import checks
 from posterior_collapse.errors import MissingFileError, count_of, enumerated
 from posterior_collapse.experiments import wording
-from posterior_collapse.experiments.machines import (
-    RESULT,
-    hours,
-    named,
-    processor,
-    processors,
-    shown,
-    smaller,
-)
+from posterior_collapse.experiments.machines import hours, named, processor, processors, smaller
+from posterior_collapse.experiments.reproduced import RESULT, Reproduced, check_whole, shown
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.files import read_json, write_text
+from posterior_collapse.files import write_text
 
-KEYS = (
-    *("id", "name", "claim", "theory", "data", "settings", "convention", "profile", "version"),
-    *("hardware", "wall_s", "seeds", "tables", "figures", "agreement", "published"),
-)
-"""What a row's result holds, of any version; of this one the commands that run it too."""
 MOST_ROWS = 16
 """Rows of a table, and comparisons of a row, up to which they are not folded."""
 TOO_MANY, EVERY = 60, 5
@@ -84,7 +71,7 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         overview=_overview(rows),
         sizes=_sizes(rows),
         hours=hours(rows),
-        unknown=enumerated([row["id"] for row in rows if not row.get("runs")]),
+        unknown=enumerated([row["id"] for row in rows if not row["runs"]]),
         processors=processors(Path(results)),
         rows=rows,
     )
@@ -127,82 +114,37 @@ def _paths(results: Path) -> list[Path]:
     return paths
 
 
-def check_whole(home: Path) -> None:
-    """Refuse a row's folder in which tables lie and, as it is written last, no result.
-
-    Raises:
-        MissingFileError: So it is.
-    """
-    path = home / RESULT
-    if any(home.glob("table-*.csv")) and not path.is_file():
-        raise MissingFileError(
-            str(path), "nothing, beside tables", "the result that is written after them",
-            f"Wait for the process that writes it, or reproduce {home.name} again.",
-        )  # fmt: skip
-
-
 def _row(path: Path, folder: Path) -> dict[str, Any]:
     """Return a row's result with its values as Markdown, to be shown in `folder`."""
-    result = read_json(path)
+    result = Reproduced.read(path)
     with shown(path):
-        check_result(result, path.parent)
-        return result | _section(result, path.parent, folder)
+        return result.to_dict() | _section(result, path.parent, folder)
 
 
-def check_result(result: Mapping[str, Any], home: Path) -> None:
-    """Refuse what was put into another row's folder, or differs from what else lies there."""
-    if lacking := [key for key in KEYS if key not in result]:
-        raise KeyError(", ".join(lacking))
-    if result["id"] != home.name:
-        raise ValueError(f"the row {result['id']} in the folder {home.name}")
-    for figure in result["figures"]:
-        checks.file_name("figure", figure["file"])
-    for name, values in result["tables"].items():
-        path = home / checks.file_name("table", f"table-{name}.csv")
-        shown = Table.from_dict(values).csv()
-        if path.is_file() and _finite(path.read_text("utf-8")) != _finite(shown):
-            raise ValueError(f"another table {name} than {path.name}")
-
-
-def _finite(text: str) -> str:
-    r"""Return CSV with nothing in the cells that JSON has no number for.
-
-    Example:
-        >>> _finite("beta,information\n1,nan\ninf,-inf\n")
-        'beta,information\n1,\n,\n'
-    """
-    return re.sub(r"(?<![^,\n])(nan|-?inf)(?=[,\n])", "", text)
-
-
-def _section(result: Mapping[str, Any], home: Path, folder: Path) -> dict[str, Any]:
-    about = {key: result[key] for key in ("version", "convention", "seeds")}
-    about["hardware"] = named(result["hardware"])
-    figures = [_figure(figure, home, folder) for figure in result["figures"]]
-    published = " (reference convention)" if result["convention"] == REFERENCE else ""
-    name = result["name"] + published
-    anchor = _anchor(f"{result['id']}: {name}")
+def _section(result: Reproduced, home: Path, folder: Path) -> dict[str, Any]:
+    about = {key: getattr(result, key) for key in ("version", "convention", "seeds")}
+    about["hardware"] = named(result.hardware)
+    figures = [_figure(figure, home, folder) for figure in result.figures]
+    published = " (reference convention)" if result.convention == REFERENCE else ""
+    name = result.name + published
+    anchor = _anchor(f"{result.id}: {name}")
     return {
         "name": name,
         "anchor": anchor,
-        "link": f"[{result['id']}](#{anchor})",
-        "claim": wording.prose(result["claim"]),
-        "theory": wording.listed(result["theory"]),
-        "published": wording.prose(result["published"]),
-        "tables": [
-            _table(name, Table.from_dict(values), home, folder)
-            for name, values in result["tables"].items()
-        ],
+        "link": f"[{result.id}](#{anchor})",
+        "claim": wording.prose(result.claim),
+        "theory": wording.listed(result.theory),
+        "published": wording.prose(result.published),
+        "tables": [_table(name, table, home, folder) for name, table in result.tables.items()],
         "figures": [figure for figure in figures if figure["image"] or figure["links"]],
-        "data": " and ".join(result["data"]),
-        "agreement": _agreement(result["agreement"]),
-        "smaller": smaller(result["profile"]),
+        "data": " and ".join(result.data),
+        "agreement": _agreement(result.agreement),
+        "smaller": smaller(result.profile),
         "how": _how(result),
         "home": _relative(home, folder),
-        "provenance": wording.listed({**about, "wall time": duration(result["wall_s"])}).strip(),
-        "grids": result["settings"],
-        "settings": "\n".join(
-            f"- {wording.prose(line)}" for line in wording.told(result["settings"])
-        ),
+        "provenance": wording.listed({**about, "wall time": duration(result.wall_s)}).strip(),
+        "grids": result.settings,
+        "settings": "\n".join(f"- {wording.prose(line)}" for line in wording.told(result.settings)),
     }
 
 
@@ -242,24 +184,16 @@ def _table(name: str, table: Table, home: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _how(result: Mapping[str, Any]) -> str:
-    """Return by which command a row was run, and, of a smaller one, which runs it whole.
-
-    Example:
-        >>> run = {"command": "collapse reproduce E2 --epochs 9", "whole": "collapse reproduce E2"}
-        >>> _how({**run, "profile": "smaller: 9 of 100 epochs", "takes": "a night"})
-        'by `collapse reproduce E2 --epochs 9`; at full size by `collapse reproduce E2` (a night)'
-        >>> _how({"profile": "full", "id": "E6", "seeds": [1, 2]})  # of an earlier version
-        'by `collapse reproduce E6 --seeds 2`'
-    """
-    if "command" not in result:
-        seeds = f" --seeds {len(result['seeds'])}" if len(result["seeds"]) > 1 else ""
-        known = result["profile"] == "full"
-        return f"by `collapse reproduce {result['id']}{seeds}`" if known else ""
-    text = f"by `{result['command']}`"
-    if result["profile"] != "full" and result["whole"] != result["command"]:
-        takes = f" ({result['takes']})" if result["takes"] else ""
-        text += f"; at full size by `{result['whole']}`{takes}"
+def _how(result: Reproduced) -> str:
+    """Return by which command a row was run, and, of a smaller one, which runs it whole."""
+    if not result.command:  # of an early version
+        seeds = f" --seeds {len(result.seeds)}" if len(result.seeds) > 1 else ""
+        known = result.profile == "full"
+        return f"by `collapse reproduce {result.id}{seeds}`" if known else ""
+    text = f"by `{result.command}`"
+    if result.profile != "full" and result.whole != result.command:
+        takes = f" ({result.takes})" if result.takes else ""
+        text += f"; at full size by `{result.whole}`{takes}"
     return text
 
 

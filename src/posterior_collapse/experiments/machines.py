@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posterior_collapse.errors import CorruptFileError, count_of, enumerated
+from posterior_collapse.errors import count_of, enumerated
+from posterior_collapse.experiments.reproduced import RESULT, Reproduced, shown
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.files import read_json
 
-RESULT = "result.json"
-"""What a row leaves, in a folder of its name."""
 OLDER = "older-processor"
 """Folder within the results for rows computed as a processor without AVX computes them."""
-
-
-@contextlib.contextmanager
-def shown(path: Path) -> Iterator[None]:
-    """Say which row's result has values that cannot be shown.
-
-    Raises:
-        CorruptFileError: Whatever is raised within, of them.
-    """
-    try:
-        yield
-    except (LookupError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise CorruptFileError(
-            str(path),
-            f"values that cannot be shown ({type(error).__name__}: {error})",
-            "the result of a row",
-            "Remove the file and reproduce the row again.",
-        ) from error
 
 
 def named(hardware: str) -> str:
@@ -71,7 +50,7 @@ def hours(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     counted: set[str] = set()
     took: dict[str, float] = {}
     for row in rows:
-        own: Mapping[str, float] = row.get("runs") or {}
+        own: Mapping[str, float] = row["runs"]
         shared = sum(seconds for key, seconds in own.items() if key in counted)
         counted |= own.keys()
         kind = processor(row["hardware"])
@@ -92,22 +71,22 @@ def processors(results: Path) -> dict[str, str] | None:
         own = results / path.parent.name / RESULT
         if not own.is_file():
             continue
-        here, there = read_json(own), read_json(path)
+        here, there = Reproduced.read(own), Reproduced.read(path)
         with shown(path):
-            verdicts = [[v for v, _ in one["agreement"]["checks"]] for one in (here, there)]
-            size = smaller(there["profile"])
-            if not size and len(there["seeds"]) < len(here["seeds"]):
+            verdicts = [[v for v, _ in one.agreement["checks"]] for one in (here, there)]
+            size = smaller(there.profile)
+            if not size and len(there.seeds) < len(here.seeds):
                 size = "fewer seeds"
             records.append(
                 {
-                    "row": here["id"],
+                    "row": here.id,
                     "checks": max(map(len, verdicts)),
                     "same verdict": sum(a == b for a, b in zip(*verdicts, strict=False)),
-                    "verdict here": here["agreement"]["verdict"],
-                    "verdict there": there["agreement"]["verdict"],
+                    "verdict here": here.verdict,
+                    "verdict there": there.verdict,
                     "size there": size or "as here",
-                    "here": named(here["hardware"]),
-                    "there": named(there["hardware"]),
+                    "here": named(here.hardware),
+                    "there": named(there.hardware),
                 }
             )
     if not records:

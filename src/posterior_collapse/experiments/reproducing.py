@@ -26,7 +26,7 @@ from posterior_collapse.experiments.data import training_rows
 from posterior_collapse.experiments.deliverables import DELIVERABLES
 from posterior_collapse.experiments.execution import Executor
 from posterior_collapse.experiments.grids import Member, Plan, Row
-from posterior_collapse.experiments.machines import RESULT
+from posterior_collapse.experiments.reproduced import RESULT, Reproduced
 from posterior_collapse.files import claim, clear, write_json
 from posterior_collapse.runs import Outcome, Progress, Record, Run, Store, complete
 from posterior_collapse.runs.completing import MOST_TOGETHER, here
@@ -69,7 +69,7 @@ def reproduce(
     finished: bool = False,
     client: Any = None,
     report: Callable[[State], None] = lambda _: None,
-) -> list[dict[str, Any]]:
+) -> list[Reproduced]:
     """Run rows, keep their runs in `out/runs` and write their results to `out/ID`.
 
     Runs that are kept are not repeated, whoever trained them; a call that was interrupted goes on,
@@ -94,7 +94,7 @@ def reproduce(
         report: Called as rows advance.
 
     Returns:
-        Per row what its `result.json` holds; nothing with `runs_only`.
+        What is left of each row; nothing with `runs_only`.
 
     Raises:
         InvalidArgumentError: `runs_only` and `finished` together.
@@ -108,8 +108,8 @@ def reproduce(
         >>> from posterior_collapse.experiments.rows import chosen
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     (result,) = reproduce(chosen("E8"), folder, Plan(quick=True))
-        >>> result["agreement"]["verdict"]
-        'agrees'
+        >>> result
+        Reproduced(E8, quick; 4 of 4 checks agree: agrees)
     """
     if finished and runs_only:
         raise InvalidArgumentError(
@@ -133,7 +133,7 @@ def reproduce(
         )  # fmt: skip
     keys = {name: {member.run.key for member in of} for name, of in members.items()}
     executor = Executor(None if data_dir is None else os.fspath(data_dir), device, store=store)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, Reproduced] = {}
     there: set[str] = set()
 
     def tell(runs: Sequence[Run] = (), epoch: Epoch | None = None) -> None:
@@ -154,7 +154,7 @@ def reproduce(
                 with _damage_told(found):
                     size = profile(row, plan, missing)
                     results[row.id] = _write(row, plan, found, out / row.id, size, bool(missing))
-                report(State(row, verdict=results[row.id]["agreement"]["verdict"]))
+                report(State(row, verdict=results[row.id].verdict))
         tell()
 
     def execute(runs: Sequence[Run], folders: Sequence[Path] | None) -> Iterator[Outcome]:
@@ -207,7 +207,7 @@ def _damage_told(results: Sequence[Result]) -> Iterator[None]:
 
 def _write(
     row: Row, plan: Plan, results: Sequence[Result], folder: Path, size: str, some: bool
-) -> dict[str, Any]:
+) -> Reproduced:
     """Write a row's files, `result.json` last; `some`: of a part of its runs."""
     parts = [*(_part(name, results, some) for name in row.deliverables), _lost(results)]
     tables = {name: table for part in parts for name, table in part.tables.items()}
@@ -218,30 +218,30 @@ def _write(
     }
     records = [result.record for result in results]
     took = {record.run.key: round(record.origin["wall_s"], 3) for record in records}
-    result = {
-        "id": row.id,
-        "name": row.name,
-        "claim": row.claim,
-        "theory": row.theory,
-        "data": list(dict.fromkeys(record.run.data.title for record in records)),
-        "settings": _settings(results),
-        "convention": plan.convention,
-        "profile": size,
-        "command": plan.command(row),
-        "whole": plan.whole.command(row),
-        "takes": row.takes,
-        "version": version("posterior-collapse"),
-        "hardware": ", ".join(sorted({record.origin["hardware"] for record in records})),
-        "wall_s": sum(took.values()),
-        "runs": took,
-        "seeds": sorted({result.seed for result in results}),
-        "tables": {name: table.to_dict() for name, table in tables.items()},
-        "figures": [
+    result = Reproduced(
+        id=row.id,
+        name=row.name,
+        claim=row.claim,
+        theory=row.theory,
+        data=list(dict.fromkeys(record.run.data.title for record in records)),
+        settings=_settings(results),
+        convention=plan.convention,
+        profile=size,
+        command=plan.command(row),
+        whole=plan.whole.command(row),
+        takes=row.takes,
+        version=version("posterior-collapse"),
+        hardware=", ".join(sorted({record.origin["hardware"] for record in records})),
+        wall_s=sum(took.values()),
+        runs=took,
+        seeds=sorted({result.seed for result in results}),
+        tables=tables,
+        figures=[
             {"file": f"{name}.pdf", "caption": caption} for name, (_, caption) in charts.items()
         ],
-        "agreement": agreement(parts, results, quick=plan.quick, trained=_trained(row, plan)),
-        "published": row.published,
-    }
+        agreement=agreement(parts, results, quick=plan.quick, trained=_trained(row, plan)),
+        published=row.published,
+    )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with claim(folder, wait=True):  # another process may write the row by another plan
@@ -252,7 +252,7 @@ def _write(
             table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
         for name, (chart, _) in charts.items():
             chart.save(folder, name)
-        write_json(folder / RESULT, result)
+        write_json(folder / RESULT, result.to_dict())
     return result
 
 

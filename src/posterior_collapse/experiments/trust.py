@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from posterior_collapse.errors import CorruptFileError, MissingFileError, enumerated
-from posterior_collapse.experiments.document import check_result, check_whole, rendered
-from posterior_collapse.experiments.machines import RESULT, named, shown, smaller
-from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.document import rendered
+from posterior_collapse.experiments.machines import named, smaller
+from posterior_collapse.experiments.reproduced import RESULT, Reproduced, check_whole, shown
 from posterior_collapse.experiments.trust_table import (
     BESIDE,
     CONVOLUTIONAL,
@@ -21,7 +21,7 @@ from posterior_collapse.experiments.trust_table import (
     picture,
     summary,
 )
-from posterior_collapse.files import read_json, write_text
+from posterior_collapse.files import write_text
 
 BEGIN = "<!-- written by `collapse reproduce trust`: begin -->"
 END = "<!-- written by `collapse reproduce trust`: end -->"
@@ -76,29 +76,18 @@ def table(results: str | os.PathLike[str]) -> str:
     return f"{summary(_found(Path(results))).markdown()}\n"
 
 
-def _found(results: Path) -> dict[str, dict[str, Any]]:
+def _found(results: Path) -> dict[str, Reproduced]:
     """Return the results of the rows, of those beside the study where they are there."""
     for row in (*ROWS, CONVOLUTIONAL, BESIDE, OTHERS):
         check_whole(results / row)
     beside = [row for row in (CONVOLUTIONAL, BESIDE, OTHERS) if (results / row / RESULT).is_file()]
-    found = {}
-    for row in (*ROWS, *beside):
-        path = results / row / RESULT
-        if not path.is_file():
-            raise MissingFileError(
-                str(path), "nothing", f"the result of {row}",
-                f"Run collapse reproduce {row} first, or name its folder with --out.",
-            )  # fmt: skip
-        found[row] = read_json(path)
-        with shown(path):
-            check_result(found[row], path.parent)
-    return found
+    return {row: Reproduced.read(results / row / RESULT) for row in (*ROWS, *beside)}
 
 
-def _otherwise(found: Mapping[str, Mapping[str, Any]]) -> str:
+def _otherwise(found: Mapping[str, Reproduced]) -> str:
     """Say which rows were not run as the study is, and how; "" of none."""
     how = {
-        row: [smaller(result["profile"]), "reference convention" * (result["convention"] != "elbo")]
+        row: [smaller(result.profile), "reference convention" * (result.convention != "elbo")]
         for row, result in found.items()
     }
     told = [f"{row} ({', '.join(filter(None, words))})" for row, words in how.items() if any(words)]
@@ -112,10 +101,10 @@ def render(results: str | os.PathLike[str], folder: str | os.PathLike[str]) -> s
         return _page(found, Path(os.path.relpath(results, folder)).as_posix())
 
 
-def _page(found: Mapping[str, dict[str, Any]], home: str) -> str:
-    on = [named(result["hardware"]).split("; ") for result in found.values()]
+def _page(found: Mapping[str, Reproduced], home: str) -> str:
+    on = [named(result.hardware).split("; ") for result in found.values()]
     machines = dict.fromkeys(machine for each in on for machine in each)
-    notes = [note for result in found.values() for note in result["agreement"]["notes"]]
+    notes = [note for result in found.values() for note in result.agreement["notes"]]
     return rendered(
         "trust.md.jinja",
         figure=FIGURE,
@@ -138,27 +127,21 @@ def _between(text: str, inner: str, name: str) -> str:
     return f"{parts[0]}{BEGIN}\n{inner}{END}{parts[4]}"
 
 
-def _section(result: Mapping[str, Any], home: str, notes: list[str]) -> dict[str, Any]:
+def _section(result: Reproduced, home: str, notes: list[str]) -> dict[str, Any]:
     """Return what the document says of a row; what is noted of several, once."""
-    own = [note for note in result["agreement"]["notes"] if note in notes]
+    own = [note for note in result.agreement["notes"] if note in notes]
     notes[:] = [note for note in notes if note not in own]
-    return {
-        "id": result["id"],
-        "name": result["name"].removeprefix("Trust: "),
-        "claim": result["claim"],
-        "verdict": result["agreement"]["verdict"],
-        "theory": result["theory"],
+    return result.to_dict() | {
+        "name": result.name.removeprefix("Trust: "),
+        "verdict": result.verdict,
         "tables": {
-            name: Table.from_dict(values).markdown()
-            for name, values in result["tables"].items()
-            if name != "pairs"
+            name: table.markdown() for name, table in result.tables.items() if name != "pairs"
         },
-        "checks": result["agreement"]["checks"],
+        "checks": result.agreement["checks"],
         "notes": own,
         "figures": [
             {"caption": f["caption"], "file": f"{home}/{Path(f['file']).with_suffix('.png')}"}
-            for f in result["figures"]
+            for f in result.figures
         ],
-        "seeds": len(result["seeds"]),
-        "profile": result["profile"],
+        "seeds": len(result.seeds),
     }

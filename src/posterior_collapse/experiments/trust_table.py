@@ -13,6 +13,7 @@ from posterior_collapse.experiments.checks import NEAR, near_onset
 from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.figures.lines import UNTOLD
 from posterior_collapse.experiments.figures.trusted import Held, trusted
+from posterior_collapse.experiments.reproduced import Reproduced
 from posterior_collapse.experiments.tables import Table
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
@@ -38,14 +39,14 @@ PAYS, WORTH = "one more unit pays, or does not", "by how many nats one more unit
 FEW = 4
 """Networks up to which each is named."""
 Records = list[dict[str, Any]]
-Results = Mapping[str, Mapping[str, Any]]
+Results = Mapping[str, Reproduced]
 """What the rows left, by row."""
 
 
 def _records(found: Results, row: str, table: str) -> Records:
     """Return the rows of a table by column; none of a table that is not there."""
-    values = found.get(row, {"tables": {}})["tables"].get(table)
-    return [] if values is None else Table.from_dict(values).records()
+    there = row in found and table in found[row].tables
+    return found[row].tables[table].records() if there else []
 
 
 def _of_all(found: Results, row: str, table: str) -> Records:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -22,7 +24,7 @@ from posterior_collapse.diagnosis.statistics import Running
 from posterior_collapse.errors import DataError, NotSolvedError, UnboundedObjectiveError, count_of
 from posterior_collapse.models import MarkovVAE, loss
 from posterior_collapse.models.modules import evaluating
-from posterior_collapse.records import Seen, plain
+from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory import Forecast, forecast
 from posterior_collapse.theory.forecasting import cautions_on_data
@@ -37,12 +39,12 @@ CHUNK = 1_000
 History = dict[str, list[float]]
 
 
-class Fitted(Seen):
+@dataclass(frozen=True, eq=False, repr=False)
+class Fitted(Viewed):
     """A trained model; `fit` and `fit_many` make it.
 
     Attributes:
         model: The `LatentModel`, on the CPU.
-        spec: The hyperparameters.
         settings: How it was trained; `fit` with them (and the same data) gives the same run.
         history: Columns by name, one entry per epoch: `epoch`, `step`, `loss`, `reconstruction`,
             and `kl_1`, `active_1` and so on per level; `validation_loss` with validation data, at
@@ -60,22 +62,27 @@ class Fitted(Seen):
             `checkpoint_share`.
     """
 
-    view: ClassVar[str] = "fitted"
+    model: MarkovVAE
+    settings: Settings
+    history: History
+    stopped: str
+    seconds: float
+    _best: float
+    _feed: Batches
 
-    def __init__(
-        self,
-        model: MarkovVAE,
-        course: Course,
-        feed: Batches,
-    ) -> None:
-        self.model = model
-        self.spec: Spec = model.spec
-        self.settings: Settings = course.settings
-        self.history: History = course.history
-        self.stopped = course.stopped or ""
-        self.seconds = course.seconds
-        self._best = course.best
-        self._feed = feed
+    view: ClassVar[str] = "fitted"
+    derived: ClassVar[tuple[str, ...]] = ("spec",)
+
+    @classmethod
+    def of(cls, model: MarkovVAE, course: Course, feed: Batches) -> Fitted:
+        """Return what came of a course over these batches."""
+        ended = course.stopped or ""
+        return cls(model, course.settings, course.history, ended, course.seconds, course.best, feed)
+
+    @property
+    def spec(self) -> Spec:
+        """The hyperparameters."""
+        return self.model.spec
 
     @property
     def _about(self) -> About:
@@ -206,8 +213,12 @@ class Fitted(Seen):
 
         What was measured and forecast, which takes a pass over the data, is in `summary`.
         """
-        told = ("spec", "settings", "history", "stopped", "seconds")
-        return {name: plain(getattr(self, name)) for name in told}
+        return {name: value for name, value in super().to_dict().items() if name != "model"}
+
+    def _rows(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the epochs, for `to_frame`."""
+        for values in zip(*self.history.values(), strict=True):
+            yield dict(zip(self.history, values, strict=True))
 
     @property
     def objective(self) -> Spec:

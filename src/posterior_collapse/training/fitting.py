@@ -289,7 +289,7 @@ def _exactly(
             run.seconds = time.perf_counter() - begun
             if folder is not None:
                 states.save_exact(model, run, steps, data, folder)
-        fitted.append(Fitted(model.eval(), run, fed))
+        fitted.append(Fitted.of(model.eval(), run, fed))
     return tuple(fitted)
 
 
@@ -364,5 +364,5 @@ def _finish(state: TrainState, fed: Batches) -> tuple[Fitted, ...]:
     runs = range(len(state.runs))
     for model, run, own in zip(state.models, state.runs, state.stack.states(runs), strict=True):
         model.load_state_dict(own)
-        fitted.append(Fitted(model.eval(), run, fed))
+        fitted.append(Fitted.of(model.eval(), run, fed))
     return tuple(fitted)
