@@ -54,7 +54,7 @@ class Reproduced(Record):
         ...     (result,) = reproduce(chosen("E8"), folder, Plan(quick=True))
         ...     again = Reproduced.read(Path(folder, "E8", RESULT))
         >>> result
-        Reproduced(E8, quick; 4 of 4 checks agree: agrees)
+        Reproduced(E8, quick: agrees, 1 of 1 check)
         >>> again.to_dict() == result.to_dict()
         True
     """
@@ -130,8 +130,8 @@ class Reproduced(Record):
 
     def __repr__(self) -> str:
         found = [verdict for verdict, _ in self.agreement["checks"]]
-        agree = f"{found.count('agrees')} of {count_of(len(found), 'check')} agree"
-        return f"Reproduced({self.id}, {self.profile}; {agree}: {self.verdict})"
+        agree = f"{found.count('agrees')} of {count_of(len(found), 'check')}"
+        return f"Reproduced({self.id}, {self.profile}: {self.verdict}, {agree})"
 
 
 def check_whole(home: Path) -> None:

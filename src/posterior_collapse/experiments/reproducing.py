@@ -109,7 +109,7 @@ def reproduce(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     (result,) = reproduce(chosen("E8"), folder, Plan(quick=True))
         >>> result
-        Reproduced(E8, quick; 4 of 4 checks agree: agrees)
+        Reproduced(E8, quick: agrees, 1 of 1 check)
     """
     if finished and runs_only:
         raise InvalidArgumentError(
