@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import doctest
 import json
+import math
 import multiprocessing
 import os
 import re
@@ -204,6 +205,16 @@ class TestPage:
         found = doctest.testfile(str(PAGE), module_relative=False, extraglobs={"client": client})
         assert found.attempted > 10
         assert found.failed == 0
+
+    def test_the_seconds_are_those_of_the_row_that_is_named(self) -> None:
+        row = json.loads((PAGE.parents[1] / "results/reference/E4/result.json").read_text())
+        (grid,) = row["settings"].values()
+        assert grid["training"]["epochs"] == 100
+        runs = math.prod(len(values) for values in grid["varies"].values())
+        text = " ".join(PAGE.read_text().split())
+        assert f"{runs} runs of the paper's hierarchical network, 100 epochs" in text
+        assert f"trained and measured in {row['wall_s']:,.0f} seconds" in text
+        assert f"{row['wall_s']:_.0f} / {runs}" in text
 
     def test_commands_have_such_options(self, cluster: Any, tmp_path: Path) -> None:
         """What is shown in lines of its own, but for the address and for how long it takes."""

@@ -14,8 +14,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import posterior_collapse as pc
+from posterior_collapse.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 # Those of `adapters.md` need libraries: `tests/adapters/test_docs.py` runs them; those of
@@ -153,6 +155,25 @@ def test_the_reference_has_every_public_name_once() -> None:
         r"^::: posterior_collapse\.(?:runs\.\w+\.)?(\w+)$", TEXTS["docs/api.md"], flags=re.MULTILINE
     )
     assert sorted(shown) == sorted(pc.__all__)
+
+
+COMMANDS = sorted(
+    {
+        words
+        for path in (*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
+        for words in re.findall(r"`collapse ([^`]+)`", " ".join(path.read_text("utf-8").split()))
+        if re.search(" [^-]", words)
+    }
+)
+"""Commands with arguments within sentences and tables: no blocks, so that they are not run."""
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_commands_within_sentences_have_such_arguments(words: str) -> None:
+    command, rest = get_command(app), shlex.split(words)
+    while subcommands := getattr(command, "commands", None):
+        command = subcommands[rest.pop(0)]
+    command.make_context("collapse", rest)
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "benchmarks/README.md"])

@@ -1,5 +1,7 @@
 """What networks can do: a bracket of counts between parts and whole, and a ceiling of beta."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import special
@@ -219,3 +221,36 @@ def test_digits_and_the_forecast() -> None:
     assert pc.forecast(DIGITS, pc.VAESpec(4, eta_dec="learned"), network=True).ceiling is None
     # Collapse onto 0 is worse than onto the mean at every beta.
     assert pc.forecast(DIGITS, pc.VAESpec(4), bias="none", network=True).ceiling is None
+
+
+@pytest.mark.parametrize(
+    ("features", "std", "times"), [(4, 0.7, 1.5), (4, 2.0, 2.6), (8, 0.7, 1.3), (8, 2.0, 2.3)]
+)
+def test_just_below_the_onset_the_best_has_more_kl_than_the_forecast(features, std, times) -> None:
+    """What `docs/likelihoods.md` says of binary features that share one factor.
+
+    The best of all encoders and decoders by alternating between them, with z on 31 nodes.
+    """
+    z, prior = np.polynomial.hermite_e.hermegauss(31)
+    prior /= prior.sum()
+    patterns = np.array(list(itertools.product([0.0, 1.0], repeat=features)))
+    ones = patterns.sum(1)
+    logits = np.multiply.outer(std * z, np.ones(len(ones)))
+    drawn = np.exp(ones * logits - features * np.logaddexp(0, logits))
+    # As rows, among which all patterns of as many ones are alike: the others need not be looked at.
+    rows = np.repeat(patterns, np.rint(100_000 * (prior @ drawn)).astype(int), axis=0)
+    count, share = np.unique(rows.sum(1), return_counts=True)
+    share = share / len(rows)
+    spec = pc.VAESpec(1, likelihood="bernoulli")
+    beta = 0.97 * pc.forecast(rows, spec).onset
+    mean = 0.5 + 0.02 * z  # of a feature, given z
+    for _ in range(6000):
+        log = np.multiply.outer(np.log(mean), count) + np.multiply.outer(
+            np.log1p(-mean), features - count
+        )
+        posterior = prior[:, None] * np.exp(log / beta - (log / beta).max(0))
+        posterior /= posterior.sum(0)
+        mean = posterior @ (share * count) / (posterior @ share) / features
+    kl = share @ (posterior * np.log(posterior / prior[:, None])).sum(0)
+    forecast = pc.forecast(rows, spec.replace(beta=beta)).levels[0].kl[0]
+    assert round(kl / forecast, 1) == times
