@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.distributions import Normal
 import posterior_collapse as pc
 from losses import per_row, squared
 from posterior_collapse.adapters import audit_loss
-from posterior_collapse.adapters.probing import Probe
+from posterior_collapse.adapters.probing import Probe, Sizes
 from posterior_collapse.errors import InvalidArgumentError
 
 D, K = 20, 4
@@ -114,3 +115,17 @@ def test_a_loss_without_kl_is_read_in_few_calls(monkeypatch: pytest.MonkeyPatch)
     assert [one.code for one in found.findings] == ["no-kl"]
     by_differences = 4 * 8 * 64  # of one batch's reconstruction, number by number
     assert len(calls) < 2 * by_differences
+
+
+def test_a_loss_whose_slopes_cancel_is_read_all_the_same() -> None:
+    """Signs of 17 errors cancelled along even steps; and what is cut off moves one way only."""
+
+    def absolute(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> float:
+        return float(np.abs(y_hat.numpy() - y.numpy()).sum())
+
+    probe = Probe(absolute, Sizes(1, (17,), K))
+    at, y = probe.made_up(4)
+    assert probe.gradient(at, y) == pytest.approx((at - y).sign().numpy(), abs=1e-9)
+    kept = Probe(lambda o, *_: float(np.minimum(o.numpy(), 0.5).sum()), Sizes(2, (3,), K))
+    edge = torch.full((2, 3), 0.5, dtype=torch.float64)
+    assert kept.gradient(edge, edge) == pytest.approx(0.5)

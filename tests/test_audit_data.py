@@ -146,6 +146,11 @@ def test_the_advice_is_in_the_users_weight_and_holds() -> None:
     )  # fmt: skip
     with pytest.raises(pc.InvalidArgumentError, match=r"a gradient that jumps .*huber_loss"):
         absolute.advice()
+    alone = audit_loss(
+        lambda y_hat, y, m, v: squared(y_hat, y), features=64, latents=8, data=DIGITS
+    )
+    with pytest.raises(pc.InvalidArgumentError, match=r"^loss: "):
+        alone.advice()
 
 
 @pytest.mark.parametrize("variance", [0.105, 0.12, 0.29, 0.57, 1.1, 1.15])

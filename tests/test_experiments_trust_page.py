@@ -365,6 +365,9 @@ class TestSummary:
         drawn = [tuple(row[1:]) for row in chart.table.rows]
         assert sorted(drawn) == sorted(expected)
         left_box, _ = chart.figure.axes
+        bars = [line for line in left_box.get_lines() if line.get_lw() > 2]
+        assert len(bars) == sum(row[3] is not None for row in chart.table.rows)
+        assert {line.get_solid_capstyle() for line in bars} == {"butt"}  # none is drawn longer
         texts = [text.get_text() for text in left_box.get_yticklabels()]
         assert texts[0] == "9 networks of one hidden layer"
         assert len(texts) == len(drawn) / 2 + len({row[0] for row in chart.table.rows})

@@ -92,6 +92,21 @@ def test_names_that_would_hide_what_is_drawn_are_left_out():
     assert len(few.axes[0].get_legend().get_texts()) == 4  # three of beta, and theory
 
 
+def test_a_caution_is_told_of_runs_whose_numbers_differ():
+    """How many modes are noise goes by beta: of a sweep over it, nothing was said."""
+    few = np.random.default_rng(0).standard_normal((30, 10))
+    found = pc.sweep([pc.VAESpec(2, beta=b) for b in (0.5, 0.7, 9.0)], few, "linear", exact=True)
+    summaries = [(f"run {n}", run.summary()) for n, run in enumerate(found.runs)]
+    cautions = [summary["forecast"].get("cautions", [""])[0] for _, summary in summaries]
+    assert cautions[0] != cautions[1]
+    assert cautions[0].startswith("only 30 rows for 10 features")
+    assert cautions[2] == ""
+    told = [line for line in comparison_sentences(summaries) if line.startswith("Note")]
+    assert told == [f"Note on run 0, and alike on 1 other run: {cautions[0]}."]
+    (alone,) = [line for line in comparison_sentences(summaries[:1]) if line.startswith("Note")]
+    assert alone == f"Note: {cautions[0]}."
+
+
 def test_a_run_is_not_named_by_what_only_other_models_have():
     specs = [pc.VAESpec(2), pc.HVAESpec((2, 2), (1.0, 1.0), sigma_1=0.5)]
     page = sweep_html(pc.sweep(specs, X, "linear", exact=True))

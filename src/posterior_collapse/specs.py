@@ -99,19 +99,26 @@ class Spec:
     def with_level(self: S, name: str, level: int, value: Any) -> S:
         """Return a copy in which one level, from 1, has another beta, sigma, eta_dec or size.
 
+        What is one for all levels, as eta_dec of an `HVAESpec`, changes for all.
+
+        Raises:
+            InvalidArgumentError: There is no such level or field, or a value is out of its domain.
+
         Example:
             >>> HVAESpec((5, 3)).with_level("beta", 2, 4.0).betas
             (1.0, 4.0)
             >>> HVAESpec((5, 3)).with_level("sigma", 1, 0.5) == HVAESpec((5, 3), sigma_1=0.5)
             True
         """
-        fields = _fields(type(self))
-        for field in (name, f"{name}_{level}"):
-            if field in fields:
-                return self.replace(**{field: value})
-        values = list(getattr(self, f"{name}s"))
-        values[level - 1] = value
-        return self.replace(**{f"{name}s": values})
+        if checks.whole("level", level, 1) > len(self.dims):
+            wanted = f"at most {len(self.dims)}"
+            raise InvalidArgumentError("level", level, wanted, "Count from the data on.")
+        fields, own, of_all = _fields(type(self)), f"{name}_{level}", f"{name}s"
+        if of_all in fields:
+            values = list(getattr(self, of_all))
+            values[level - 1] = value
+            return self.replace(**{of_all: values})
+        return self.replace(**{own if own in fields else name: value})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as plain JSON-able values, with the model's name.

@@ -156,12 +156,13 @@ class LossAudit(Record):
             active: How many; None: all that the loss's model has, as far as the data have modes.
 
         Raises:
-            InvalidArgumentError: No data were given, or none that the loss has a forecast on; or no
-                such number of units.
+            InvalidArgumentError: No data were given, or none that the loss has a forecast on; it
+                has no positive beta; or no such number of units.
         """
         forecast, kl, weight = self.forecast, self.kl, self.weight
         if forecast is None:
             why = [found for found in self.findings if found.code == "no-forecast"]
+            _ = why or self.spec  # what has no beta has no forecast on any data
             got, do = ("data without one", str(why[0])) if why else ("nothing", "Pass data=.")
             raise InvalidArgumentError("data", got, "data with a forecast to advise by", do)
         level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])

@@ -12,6 +12,7 @@ from posterior_collapse.diagnosis.conclusions import kept_of
 from posterior_collapse.errors import count_of, enumerated, of_level
 from posterior_collapse.report.names import theory
 from posterior_collapse.report.text import NOTHING, add_numbers, new_table
+from posterior_collapse.theory.forecasting import FEW_ROWS, UNLIKE_FEATURES
 from posterior_collapse.theory.solve import or_others
 from posterior_collapse.theory.thresholds import excess_loss
 
@@ -79,11 +80,13 @@ def comparison_verdict(summary: Summary) -> str:
 def _excess(summary: Summary) -> float:
     """By how many nats the loss is too high, as a diagnosis finds it; 0 where it is not."""
     measured, forecast = summary["measured"], summary["forecast"]
+    if "collapsed_loss" not in measured:  # of an older run: what units can bring is not known
+        return 0.0
     return excess_loss(
         measured["loss"],
         measured.get("loss_error") or 0.0,
         forecast["loss"],
-        measured.get("collapsed_loss"),  # an older run has none
+        measured["collapsed_loss"],
         attainable=not summary.get("approximate"),
     )
 
@@ -119,10 +122,10 @@ def comparison_sentences(
 ) -> list[str]:
     """Return what to say below the table: a verdict per run, of many runs how many are as forecast.
 
-    Of more than `few` it is said `where` to read about each. Last are the cautions on the data that
-    all forecasts have.
+    Of more than `few` it is said `where` to read about each. Last is what forecasts caution of the
+    data: of each kind once, as numbers differ from run to run, in those of the first that has it.
     """
-    notes = [f"Note: {caution}." for caution in _cautions(summaries)]
+    notes = list(_notes(summaries))
     if len(summaries) == 1:
         return [comparison_verdict(summaries[0][1]), *notes]
     verdicts = [f"{name}: {comparison_verdict(summary)}" for name, summary in summaries]
@@ -148,10 +151,23 @@ def comparison_sentences(
     return [*stopped, counts, where, *notes]
 
 
-def _cautions(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
-    forecasts = [summary.get("forecast") or {} for _, summary in summaries]
-    first, *others = [list(found.get("cautions", ())) for found in forecasts]
-    return [caution for caution in first if all(caution in found for found in others)]
+def _notes(summaries: Sequence[tuple[str, Summary]]) -> Iterator[str]:
+    cautions = [
+        (name, caution)
+        for name, summary in summaries
+        for caution in (summary.get("forecast") or {}).get("cautions", ())
+    ]
+    for kind in (FEW_ROWS, UNLIKE_FEATURES):
+        own = [(name, caution) for name, caution in cautions if caution.startswith(kind)]
+        if not own:
+            continue
+        first, caution = own[0]
+        whose = ""
+        if len(own) < len(summaries) or len({text for _, text in own}) > 1:
+            whose = f" on {first}"
+            if len(own) > 1:
+                whose += f", and alike on {count_of(len(own) - 1, 'other run')}"
+        yield f"Note{whose}: {caution}."
 
 
 def comparison_table(summaries: Sequence[tuple[str, Summary]]) -> Table:

@@ -25,7 +25,7 @@ WIDER = 2.0
 DECADES = 8.0
 """Of betas below the highest at which a unit lives: where none switches there, none does."""
 HALVINGS = 24
-"""Of the interval of these decades, after which a millionth of it is left."""
+"""Of these decades, after which a beta is known to a millionth of it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ LOOKS: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "marker": "o", "ms": 3.5},
 )
 """Of the ways to train, in the order in which a network is trained in them."""
+ENDS: dict[str, Any] = {"solid_capstyle": "butt"}
+"""Of a bar: where the number is, and not half a line's width beyond it."""
 APART = 0.17
 """Rows by which the ways to train lie above and below the middle of a network's row."""
 ROW, REST = 0.15, 1.0
@@ -64,7 +66,7 @@ def trusted(networks: Mapping[str, Mapping[str, Mapping[str, Held]]], within: fl
                     look, place = looks[way], 2 * list(ways).index(way) - 1
                     at = len(labels) + APART * place
                     if held.onset is not None:
-                        left.plot(held.onset, (at, at), color=look["color"], lw=2.5)
+                        left.plot(held.onset, (at, at), color=look["color"], lw=2.5, **ENDS)
                     if held.near is not None:
                         right.plot(100 * held.near, at, ls="", clip_on=False, zorder=3, **look)
                     rows.append([kind, network, way, *(held.onset or (None, None)), held.near])
