@@ -120,11 +120,17 @@ def test_as_forecast_is_not_said_of_a_loss_far_off() -> None:
     assert comparison_verdict(shifted).startswith("Under")
     near = comparison_verdict({"measured": side(100.5), "forecast": side(100.0)})
     assert near.startswith("As forecast: 4 of 4")
+
     # Of a run that an older version kept it is not known what is much.
-    older = {key: value for key, value in side(100.5).items() if key != "collapsed_loss"}
-    assert comparison_verdict({"measured": older, "forecast": side(100.0)}) == (
+    def older(loss):
+        known = {key: value for key, value in side(loss).items() if key != "collapsed_loss"}
+        return {"measured": known, "forecast": side(100.0)}
+
+    assert comparison_verdict(older(100.5)) == (
         "As forecast: 4 of 4 units active; loss 0.5 nats above the linear optimum."
     )
+    assert comparison_verdict(older(455.0)) == far
+    assert comparison_verdict({**older(455.0), "approximate": True}) == same
 
 
 WEAK = np.random.default_rng(0).standard_normal((4000, 4)) * [1.3, 1.25, 0.4, 0.3]

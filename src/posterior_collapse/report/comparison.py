@@ -25,6 +25,9 @@ FEW = 4
 """Runs that are commented on one by one."""
 SAME_LOSS = 1e-4
 """Relative difference up to which two losses count as equal in a sentence."""
+FAR_LOSS = 0.25
+"""Nats by which a loss is far from the optimum, per nat that this spends on its KL, and one more:
+of runs that were kept before what units can bring was kept with them."""
 
 
 def comparison_verdict(summary: Summary) -> str:
@@ -80,8 +83,11 @@ def comparison_verdict(summary: Summary) -> str:
 def _excess(summary: Summary) -> float:
     """By how many nats the loss is too high, as a diagnosis finds it; 0 where it is not."""
     measured, forecast = summary["measured"], summary["forecast"]
-    if "collapsed_loss" not in measured:  # of an older run: what units can bring is not known
-        return 0.0
+    if "collapsed_loss" not in measured:
+        gap = float(measured["loss"] - forecast["loss"])
+        carried = sum(max(float(sum(level["kl"])), 0.0) for level in forecast["levels"])
+        far = not summary.get("approximate") and gap > FAR_LOSS * (1 + carried)
+        return gap if far else 0.0
     return excess_loss(
         measured["loss"],
         measured.get("loss_error") or 0.0,
