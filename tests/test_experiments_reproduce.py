@@ -104,6 +104,9 @@ def test_every_file_of_a_row_is_there(out: Path, row: Any) -> None:
     kept = Reproduced.read(out / row.id / "result.json")
     assert list(found) == [field.name for field in fields(kept)]
     assert kept.to_dict() == found
+    frame = Reproduced.read(str(out / row.id / "result.json")).to_frame()
+    told = [list(pair) for pair in zip(frame["verdict"], frame["check"], strict=True)]
+    assert told == found["agreement"]["checks"]
     assert found["command"].startswith(f"collapse reproduce {row.id} --quick")
     assert found["profile"] == "quick"
     assert found["seeds"] == sorted({member.run.settings.seed for member in row.members(PLAN)})

@@ -162,7 +162,8 @@ class LossAudit(Record):
         forecast, kl, weight = self.forecast, self.kl, self.weight
         if forecast is None:
             why = [found for found in self.findings if found.code == "no-forecast"]
-            _ = why or self.spec  # what has no beta has no forecast on any data
+            if not why:
+                _ = self.spec  # refuses a loss without a beta, which no data would help
             got, do = ("data without one", str(why[0])) if why else ("nothing", "Pass data=.")
             raise InvalidArgumentError("data", got, "data with a forecast to advise by", do)
         level, beta = forecast.levels[0], float(forecast.spec.beta_levels[0])

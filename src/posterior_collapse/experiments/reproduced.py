@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -86,7 +87,7 @@ class Reproduced(Record):
         return str(self.agreement["verdict"])
 
     @classmethod
-    def read(cls, path: Path) -> Reproduced:
+    def read(cls, path: str | os.PathLike[str]) -> Reproduced:
         """Return what a row's `result.json` holds.
 
         Raises:
@@ -95,6 +96,7 @@ class Reproduced(Record):
             CorruptFileError: It is not what a row leaves, or of another row, or differs from a
                 table beside it.
         """
+        path = Path(path)
         check_whole(path.parent)
         if not path.is_file():
             raise MissingFileError(
@@ -124,8 +126,9 @@ class Reproduced(Record):
 
     def _rows(self) -> Iterator[Mapping[str, Any]]:
         """Yield the checks, for `to_frame`."""
-        told = self.agreement
-        for (verdict, text), kind in zip(told["checks"], told["kinds"], strict=True):
+        checked = self.agreement["checks"]
+        kinds = self.agreement.get("kinds") or [None] * len(checked)  # None: an early version
+        for (verdict, text), kind in zip(checked, kinds, strict=True):
             yield {"kind": kind, "verdict": verdict, "check": text}
 
     def __repr__(self) -> str:

@@ -78,7 +78,7 @@ def table(results: str | os.PathLike[str]) -> str:
 
 def _found(results: Path) -> dict[str, Reproduced]:
     """Return the results of the rows, of those beside the study where they are there."""
-    for row in (*ROWS, CONVOLUTIONAL, BESIDE, OTHERS):
+    for row in (CONVOLUTIONAL, BESIDE, OTHERS):
         check_whole(results / row)
     beside = [row for row in (CONVOLUTIONAL, BESIDE, OTHERS) if (results / row / RESULT).is_file()]
     return {row: Reproduced.read(results / row / RESULT) for row in (*ROWS, *beside)}
