@@ -1,4 +1,4 @@
-"""Whoever sets a default device gets what he would get without: what is made here says where.
+"""Defaults of torch change nothing: what is made here says where, and how precise it is.
 
 On `meta` tensors have no numbers, so that a single one made there would show.
 """
@@ -96,6 +96,17 @@ CASES: dict[str, Callable[[], list[Any]]] = {
     "schedules": schedules,
     "convolutions": convolutions,
 }
+
+
+@pytest.mark.parametrize("case", ["network", "network hierarchy", "conditional", "clipped"])
+def test_a_default_dtype_changes_nothing(case: str) -> None:
+    expected = CASES[case]()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = CASES[case]()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -25,6 +25,8 @@ from posterior_collapse.report.comparison import (
 )
 from posterior_collapse.report.text import diagnoses_table
 from posterior_collapse.runs import complete
+from posterior_collapse.runs.completing import CHECKPOINT_SHARE
+from posterior_collapse.runs.kept import members
 from posterior_collapse.training import Progress
 
 X = np.random.default_rng(0).standard_normal((90, 5)) * [3, 2, 1, 0.3, 0.1]
@@ -148,6 +150,23 @@ class TestFolder:
                 found, expected = pc.diagnose(run, data), pc.diagnose(fitted, data)
                 assert json.dumps(found.to_dict()) == json.dumps(expected.to_dict())
                 assert found.spec == fitted.objective
+
+    def test_validation_data_are_not_taken_for_others_that_were_trained_on(
+        self, tmp_path: Path
+    ) -> None:
+        """They are part of the hash of the data, so that of these alone is another."""
+        digits = pc.load("digits")
+        for name, held_out in (("with", digits.x[:9]), ("without", None)):
+            how: dict[str, Any] = {"hidden": (4,), "epochs": 1, "validation": held_out}
+            pc.sweep(SPECS[:1], digits, "mlp", folder=tmp_path / name, **how)
+            _, found = next(iter(members(tmp_path / name).values())).diagnosed()
+            assert not any("other values" in note for note in found.notes)
+
+    def test_a_share_of_the_time_for_checkpoints_is_as_it_was_asked_for(self) -> None:
+        asked: tuple[dict[str, Any], ...] = ({}, {"checkpoint_share": 0.5}, {"checkpoint_every": 2})
+        found = [pc.sweep(SPECS[:1], X, "linear", epochs=1, **how).runs[0] for how in asked]
+        shares = [one.run.settings.checkpoint_share for one in found]
+        assert shares == [CHECKPOINT_SHARE, 0.5, None]
 
     def test_a_changed_run_is_refused(self, kept: Path) -> None:
         history = next(kept.glob("*/history.csv"))

@@ -12,7 +12,7 @@ from posterior_collapse.report.comparison import comparison_verdict
 from posterior_collapse.runs.kept import members
 from posterior_collapse.training import checkpoints, seeds
 from posterior_collapse.training.course import MOST_UNITS
-from posterior_collapse.training.engine import CHUNK
+from posterior_collapse.training.engine import CHUNK, Engine
 
 X = np.random.default_rng(0).standard_normal((64, 6)) * [3, 2, 1, 1, 0.5, 0.1]
 SPEC = pc.HVAESpec((3, 2), sigma_1=0.5)
@@ -68,6 +68,17 @@ def test_early_stopping_compares_only_losses_of_the_objective_in_full(schedule):
     until = pc.fit(spec, X, "mlp", **{**options, "epochs": best + 1})
     for a, b in zip(fitted.model.parameters(), until.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_run_whose_losses_are_no_numbers_does_not_go_back_to_when_others_were_best(monkeypatch):
+    losses = [1.0, math.nan]
+    monkeypatch.setattr(Engine, "_validation_loss", lambda engine: losses[-engine.stack.runs :])
+    options = {"hidden": (8,), "validation": X, "patience": 3}
+    _, found = pc.fit_many([pc.VAESpec(2)] * 2, X, "mlp", **options)
+    (alone,) = pc.fit_many([pc.VAESpec(2)], X, "mlp", **options)
+    assert (found.stopped, len(found.history["step"])) == ("early", 3)
+    for a, b in zip(found.model.parameters(), alone.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("weights", [{"free_bits": 0.5}, {"capacity": 1.0, "capacity_warm_up": 2}])

@@ -218,9 +218,10 @@ def test_a_checkpoint_that_does_not_say_its_validation_goes_on_with_whole_column
     assert np.isnan(losses).tolist() == [False, False, True, True]
 
 
+@pytest.mark.parametrize("every", [1, 4])
 @pytest.mark.parametrize("length", ["steps", "epochs"])
-def test_a_run_made_longer_is_the_long_run(tmp_path, length):
-    options = {"hidden": (6,), "batch_size": 32, "warm_up": 1}
+def test_a_run_made_longer_is_the_long_run(tmp_path, length, every):
+    options = {"hidden": (6,), "batch_size": 32, "warm_up": 1, "history_every": every}
     short = pc.fit(SPEC, X, "mlp", folder=tmp_path, **options, **{length: 6})
     assert short.history["step"][-1] == (6 if length == "steps" else 24)
     longer = {**options, length: 11}
@@ -321,6 +322,15 @@ def test_exact_training_that_was_cut_short_goes_on_and_never_back(tmp_path):
     assert_same(pc.fit(SPEC, X, "linear", resume=True, **warm), first)
     with pytest.raises(InvalidArgumentError, match="steps: got 3, but the run to resume has"):
         pc.fit(SPEC, X, "linear", steps=3, resume=True, **options)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_exact_training_at_a_rate_is_made_longer(tmp_path, optimiser):
+    options = {"exact": True, "optimiser": optimiser, "learning_rate": 1e-3}
+    pc.fit(SPEC, X, "linear", steps=12, folder=tmp_path, **options)
+    longer = pc.fit(SPEC, X, "linear", steps=25, folder=tmp_path, resume=True, **options)
+    assert longer.history["step"] == [10, 20, 25]
+    assert_same(longer, pc.fit(SPEC, X, "linear", steps=25, **options))
 
 
 def test_exact_training_is_resumed_as_its_result(tmp_path):

@@ -157,7 +157,10 @@ class Mask(nn.Module):
 
     def draw(self, n: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """Draw a mask, (n, width)."""
-        uniform = torch.rand(n, self.width, generator=generator, device=generator.device)
+        # In single precision whatever a program has for its default: other numbers would come.
+        uniform = torch.rand(
+            n, self.width, generator=generator, device=generator.device, dtype=torch.float32
+        )
         return (uniform >= self.rate).to(dtype) / (1 - self.rate)
 
 

@@ -175,7 +175,8 @@ def sweep(
     specs = several(specs)
     given = {"seed": seeds, "learning_rate": learning_rates, "clip": clips}
     common, networks = split(settings, options, exact, sweep)
-    if common.checkpoint_every == 1 and common.checkpoint_steps is None:
+    often = common.checkpoint_every == 1 and common.checkpoint_steps is None
+    if often and common.checkpoint_share is None:
         common = common.replace(checkpoint_share=CHECKPOINT_SHARE)
     each = [common.replace(**changes) for changes in per_run(given, len(specs))]
     net = Architecture.of(architecture, **networks)

@@ -270,18 +270,22 @@ class Engine:
                 key = "loss" if self.validation is None else "validation_loss"
                 if self.runs[i].judge(rows[i][key]):
                     self._remember(i)
-        # A run that ends within an epoch keeps what it needs to go on there, if it is made longer.
+        # A run that ends before its next row is due keeps what it needs for it, to be made longer.
         epoch, within = state.epoch + 1, self._ends_within()
         state.epoch += not within
         for i in state.alive if state.over else ():
             self.runs[i].stopped = FINISHED
         for i in alive:
-            if state.bests is not None and self.runs[i].stopped in (FINISHED, "early"):
+            ended = self.runs[i].stopped in (FINISHED, "early")
+            # Where no loss that was judged is a number, there is no best to return to.
+            if state.bests is not None and ended and self.runs[i].best < math.inf:
                 for name, best in state.bests.items():
                     self.stack.leaves[name][i] = best[i]
         if not within:
+            state.step_in_epoch = 0
+        if due and not within:
             state.sums.zero_()
-            state.rows_in_epoch = state.step_in_epoch = 0
+            state.rows_in_epoch = 0
         is_saved = not state.alive or self._is_save_due()
         if is_saved:
             self._save()

@@ -33,6 +33,11 @@ EVERY = 10
 """Iterations between rows of the history."""
 
 
+def goes_to_a_minimum(settings: Settings) -> bool:
+    """Return whether a run ends at a minimum, by L-BFGS, and not with its last step at a rate."""
+    return settings.optimiser in (None, "lbfgs")
+
+
 def train(
     model: MarkovVAE,
     settings: Settings,
@@ -87,7 +92,7 @@ def train(
             record()
 
     try:
-        if settings.optimiser in (None, "lbfgs"):
+        if goes_to_a_minimum(settings):
             found = descend(reduced, point, limit=limit, after=after)
             point, run.stopped = found.point, found.stopped
             move()
@@ -103,7 +108,7 @@ def train(
         if alone:
             raise
         run.stopped = f"non-finite: {error.argument}"
-        if settings.optimiser in (None, "lbfgs"):
+        if goes_to_a_minimum(settings):
             move()  # to its last finite iteration
     if model.architecture.bias:
         means = [torch.tensor(mean, device="cpu") for mean in (moments.mean_x, moments.mean_y)]

@@ -52,7 +52,7 @@ class Fitted(Viewed):
             row's last step, and with a `capacity_warm_up` the targets there, `capacity_1` and so
             on; and `kl_1_3`, the KL of the third unit of level 1, of levels of at most
             256 units.
-            Losses are those trained on (in nats per row, averaged over the epoch; of counts
+            Losses are those trained on (in nats per row, averaged since the row before; of counts
             without what the data alone decide, log y!), KL without beta, active units as
             `diagnose` finds them at the epoch's end on 256 rows at most.
         stopped: `"finished"`, `"early"`, `"iteration limit"` (L-BFGS was not at a minimum), or

@@ -20,7 +20,7 @@ from posterior_collapse.models import (
 )
 from posterior_collapse.specs import Spec, in_order
 from posterior_collapse.theory import forecast
-from posterior_collapse.theory.minimum import ITERATIONS, LIMIT
+from posterior_collapse.theory.minimum import FINISHED, ITERATIONS, LIMIT
 from posterior_collapse.training import checkpoints, exact, states
 from posterior_collapse.training import seeds as seeding
 from posterior_collapse.training.arguments import (
@@ -71,8 +71,8 @@ def fit(
             classes), or the positions side by side in flat rows.
         architecture: A key of `models.ARCHITECTURES`, or an `Architecture`.
         settings: How to train; None: the defaults.
-        validation: Data for `validation_loss` and early stopping, of the same kinds; not for
-            `exact`.
+        validation: Data for `validation_loss` and early stopping, of the same kinds, of a
+            DataLoader the first 10,000 rows; not for `exact`.
         folder: Where to keep checkpoints.
         resume: Go on from the folder's newest good checkpoint, bit for bit as if the run had not
             stopped; start anew where there is none.
@@ -276,8 +276,9 @@ def _exactly(
         initial = copy.deepcopy(model.state_dict())
         if resume and folder is not None and checkpoints.exists(folder):
             done = states.load_exact(model, run, data, folder)
-        if run.stopped == LIMIT and (done or 0) < (own.steps or ITERATIONS):
-            # It may now go further: anew, since L-BFGS keeps no state.
+        cut_short = LIMIT if exact.goes_to_a_minimum(own) else FINISHED
+        if run.stopped == cut_short and (done or 0) < (own.steps or ITERATIONS):
+            # It may now go further: anew, since no state of an optimiser is kept.
             model.load_state_dict(initial)
             done = None
         if done is None:

@@ -291,7 +291,7 @@ def _reopen(state: TrainState, run: Course, folder: str | Path) -> None:
                 "Train into a new folder.",
             )  # fmt: skip
         run.stopped = None
-        if state.step_in_epoch:  # of which there is a row already
+        if state.rows_in_epoch:  # of which there is a row already
             run.take_back()
 
 
