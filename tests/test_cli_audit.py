@@ -127,6 +127,9 @@ def test_images_and_what_the_author_thinks(run) -> None:
         ("wrong.py:f --features 64", "SyntaxError"),
         ("losses.py:loss digits --features 784", "data: got 64 features; expected 784"),
         ("losses.py:loss digits --active 0", "active: got 0"),
+        ("losses.py:loss --features 64 --active 3", "--active: got a value without DATA"),
+        ("losses.py:loss --features 64 --scale 2", "--scale: got a value without DATA"),
+        ("losses.py:loss --features 64 --eta-dec 2", "--eta-dec: got a value without --beta"),
     ],
 )
 def test_mistakes_are_one_line(run, arguments: str, said: str) -> None:

@@ -279,6 +279,10 @@ def test_a_sweep_is_diagnosed_as_a_whole(run, tmp_path):
     assert "Figure: a.png\n" in out
     save_figure(swept(sweep).plot(), "b.png")
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    status, out, err = run("diagnose", sweep, "--split", "train", "--html", "a.html")
+    assert (status, out) == (2, "")
+    assert "--plot, --html: got given for several runs on other data" in err
+    assert not Path("a.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -215,17 +215,30 @@ def test_a_run_that_is_not_finite_is_told_from_the_others(run) -> None:
     assert not Path("single").exists()
 
 
+def test_what_is_printed_of_a_run_that_is_not_finite_is_json(run) -> None:
+    options = "--hidden 6 --optimiser sgd --epochs 4 --batch-size 60"
+    _, out, _ = run(f"x.npy {options} --learning-rate 1e6,0.001 --json")
+    diverged, finished = json.loads(out, parse_constant=pytest.fail)
+    assert diverged["stopped"].startswith("non-finite: ")
+    assert finished["stopped"] == "finished"
+    assert "null" in out
+
+
 def test_what_the_forecasts_say_of_the_data_stands_below_the_verdicts(run) -> None:
     np.save("unlike.npy", X * [500, 1, 1, 1, 1])
     for betas in ("1", "1,2", "1,2,3,4,5"):
-        _, out, _ = run(f"unlike.npy --latents 2 --beta {betas} --architecture linear --epochs 1")
+        line = f"unlike.npy --latents 2 --beta {betas} --architecture linear --epochs 1"
+        status, out, err = run(line)
+        assert status == 0, err
         told = " ".join(out.split()).split("Note: ")
         assert told[1].startswith("features have standard deviations up to ")
         assert len(told) == 2
     assert "Note: " not in run("x.npy --latents 2 --architecture linear --epochs 1")[1]
 
 
-def test_many_runs_are_told_in_80_columns(run) -> None:
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_many_runs_are_told_in_80_columns(run, monkeypatch, columns) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     line = "x.npy --hidden 6 --optimiser sgd --epochs 2 --latents 2 --eta-dec 9"
     status, out, _ = run(f"{line} --learning-rate 0.0001,0.0002,1e9 --seed 0,1")
     assert status == 1
@@ -268,6 +281,10 @@ def test_many_runs_are_told_in_80_columns(run) -> None:
         ("x.npy --precision half", "precision: got 'half'"),
         ("x.npy --exact --architecture mlp", "architecture: got 'mlp'"),
         ("x.npy --architecture linear --exact --warm-up 3", "--warm-up: got 3"),
+        ("x.npy --exact --batch-size 8", "--batch-size: got a value beside --exact"),
+        ("x.npy --exact --clip 1", "--clip: got a value beside --exact; expected nothing in exact"),
+        ("x.npy --exact --learning-rate 1", "nothing in exact training by L-BFGS. Remove it."),
+        ("x.npy --exact --optimiser adam --batch-size 8", "nothing in exact training. Remove it."),
         ("x.npy --from-forecast --architecture mlp", "architecture: got 'mlp'"),
         ("x.npy --out full", "full: got a folder with files in it"),
         ("x.npy --out x.npy", "x.npy: got a file"),

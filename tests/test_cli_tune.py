@@ -124,6 +124,7 @@ def test_what_it_kept_is_diagnosed_on_its_data_read_as_they_were(
         ("x.npy --model hvae --latents 3:2 --level 3", "level: got 3; expected at most 2"),
         ("x.npy --latents 4 --active 2 --plot curve.txt", "curve.txt"),
         ("nowhere.npy --active 2", "nowhere.npy"),
+        ("x.npy --active 2 --exact --clip 1", "--clip: got a value beside --exact"),
         ("x.npy --architecture mpl", "mpl"),
         ("x.npy --active 2 --hidden wide", "--hidden: got 'wide'"),
     ],

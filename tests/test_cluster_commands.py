@@ -57,6 +57,8 @@ class TestMoments:
         assert pc.load(folder, columns="c,a").x.shape == (90, 2)
         with pytest.raises(pc.DataError, match="labels in 'rows'"):
             pc.load(folder, label=1)
+        note = pc.load(folder, label_column="e").note
+        assert note == "90 x 4 float64, 3 files"  # without labels, which are not read
 
     @pytest.mark.parametrize(
         ("change", "said"),

@@ -12,6 +12,7 @@ import pytest
 
 from libraries import without
 from posterior_collapse.data import Dataset, load, pairs
+from posterior_collapse.data.about import about, columns_of
 from posterior_collapse.errors import (
     CorruptFileError,
     DataError,
@@ -224,6 +225,17 @@ def test_npz_with_x_y_and_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dataset.labels, np.arange(6))
 
 
+def test_npz_with_x_and_a_class_per_row(tmp_path: Path) -> None:
+    np.savez(tmp_path / "d.npz", x=X, y=np.arange(6) % 2)
+    found = load(tmp_path / "d.npz")
+    assert found.y is None
+    np.testing.assert_array_equal(found.labels, np.arange(6) % 2)
+    np.testing.assert_array_equal(load(tmp_path / "d.npz", label=1).x, X[1::2])
+    np.savez(tmp_path / "d.npz", x=X, y=np.arange(4))
+    with pytest.raises(DataError, match=r"x and y of d\.npz: got 6 and 4 samples"):
+        load(tmp_path / "d.npz")
+
+
 def test_npz_with_one_array_of_any_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", latents=X)
     np.testing.assert_array_equal(load(tmp_path / "d.npz").x, X)
@@ -306,6 +318,11 @@ def test_parquet(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table(columns), path)
     dataset = load(path, label="v")
     np.testing.assert_allclose(dataset.x, X[1::2, :2], rtol=1e-7)
+    parquet.write_table(pyarrow.table({"a": X[:, 0], "on": [True, False] * 3}), path)
+    assert load(path).x[:, 1].tolist() == [1, 0] * 3
+    parquet.write_table(pyarrow.table({"a": X[:, 0], "on": [True, None] * 3}), path)
+    with pytest.raises(DataError, match=r"column 'on' of x\.parquet: got nan at row 1"):
+        load(path)
     parquet.write_table(pyarrow.table({"a": [1, 2], "colour": ["red", "blue"]}), path)
     with pytest.raises(DataError, match=r"column 'colour' of x\.parquet: got text"):
         load(path)
@@ -358,6 +375,19 @@ def test_a_dataset_passes_through() -> None:
     dataset = Dataset("mine", X, labels=np.arange(6))
     assert load(dataset) is dataset
     assert load(dataset, scale=2.0).note == "6 x 3 float64, multiplied by 2"
+
+
+def test_features_are_called_by_the_columns_that_are_features() -> None:
+    frame = pd.DataFrame(X, columns=list("abc"))
+    frame.insert(0, "label", list("uvuvuv"))
+    for data in (frame, frame.reset_index(), frame.drop(columns="label").reset_index()):
+        assert load(data).names == about(data).features == ("a", "b", "c")
+        assert columns_of(data) == (("a", "b", "c"),)
+
+
+def test_columns_of_the_same_name_are_columns_each() -> None:
+    frame = pd.DataFrame(X, columns=["a", "b", "a"])
+    np.testing.assert_array_equal(load(frame).x, X)
 
 
 def test_data_frames_and_tensors() -> None:

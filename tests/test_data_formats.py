@@ -194,6 +194,21 @@ def test_npz_of_a_sparse_matrix(tmp_path: Path, capsys, kind: str, make: Any) ->
     assert command(capsys, "forecast", path, "--latents", "2")[0] == 0
 
 
+def test_labels_of_h5ad_some_of_which_lack(h5ad: Any) -> None:
+    def nullable(file: Any) -> None:
+        column = file["obs"].create_group("day") if hasattr(file, "create_group") else Group()
+        column["values"], column["mask"] = np.arange(6), np.arange(6) == 4
+        if not hasattr(file, "create_group"):
+            file["obs"]["day"] = column
+
+    found = load(h5ad(SPARSE.tocsr(), nullable), label_column="day")
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1, 2, 3, None, 5]
+    assert "labels 0, 1, 2, 3, 5" in repr(found)
+    with pytest.raises(DataError, match="label: got 9; expected one of 0, 1, 2, 3, 5"):
+        load(h5ad(SPARSE.tocsr(), nullable), label_column="day", label=9)
+
+
 def test_layers_and_columns_of_h5ad(h5ad: Any) -> None:
     path = h5ad(SPARSE.tocsr())
     found = load(path, key="counts")

@@ -101,6 +101,9 @@ def test_labels_of_true_and_false_stay_words_and_other_words_are_named(tmp_path:
         ("a,b\n1.5,2\n2,no\n", "got 'no' in row 3; expected a number. Encode the column"),
         ("a;b\n", "a header alone"),
         ("a b\n1 2\n", "got '1 2' in row 2; expected a number. Separate cells by commas, semi"),
+        ("a\tb\n1,234\t1\n999\t2\n", "got '1,234' in row 2; expected a number. Write it without"),
+        ("a\tb\n1,234\t1\n999\t2\n".replace("\n", "\r\n"), "got '1,234' in row 2"),
+        ('a,b\n"1,234,567",1\n', "Write it without commas between thousands."),
         ("a|b\n1|2\n", "got '1|2' in row 2; expected a number. Separate cells by commas, semi"),
     ],
 )
@@ -110,6 +113,14 @@ def test_what_is_uncertain_is_refused(tmp_path: Path, content: str, words: str) 
     with pytest.raises(DataError) as caught:
         load(path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("sure", ["0,500", "12,5", "-,25", "0012,345"])
+def test_a_comma_that_may_part_thousands_is_a_decimal_one_beside_one_that_is(tmp_path, sure):
+    (tmp_path / "x.tsv").write_text(f"a\tb\n1,234\t{sure}\n999\t2\n")
+    found = load(tmp_path / "x.tsv")
+    assert found.x.tolist() == [[1.234, float(sure.replace(",", "."))], [999, 2]]
+    assert "decimal commas" in found.note
 
 
 def test_a_comma_after_many_whole_numbers_is_named(tmp_path: Path) -> None:

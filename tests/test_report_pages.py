@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 
 import numpy as np
@@ -207,6 +208,8 @@ def test_a_file_is_written_whole_or_refused(tmp_path):
     written = f.to_html(tmp_path / "out.html", name="digits")
     assert written.read_text(encoding="utf-8") == forecast_page(f, name="digits")
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
+    foreign = f.to_html(tmp_path / "out.html", name=os.fsdecode(b"r\xe9sum\xe9.npy"))
+    assert r"r\udce9sum\udce9.npy" in foreign.read_text(encoding="utf-8")
     with pytest.raises(InvalidArgumentError, match="expected one of"):
         f.to_html(tmp_path / "out.txt")
     with pytest.raises(OutputError):

@@ -15,6 +15,7 @@ from posterior_collapse import checks
 from posterior_collapse.cli import options
 from posterior_collapse.cli.forecast_command import print_forecast
 from posterior_collapse.cli.groups import (
+    OF_ROWS,
     SOURCE,
     AsJson,
     ReadingOptions,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 COUNTS = ("all-collapse", "some-collapse")
 """Findings that the lines on the data say too."""
 REDUCTIONS = ("sum", "mean")
+OF_DATA = "data that it is for"
 
 
 @grouped
 def audit(
+    context: typer.Context,
     named: ReadingOptions,
     function: str = typer.Argument(
         metavar="FILE.py:FUNCTION",
@@ -56,6 +59,10 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Say what beta a loss function really has, by calling it; with data, how many units live."""
+    if data is None:
+        options.refuse_given(context, (*OF_ROWS, "active"), "a value without DATA", OF_DATA)
+    if beta is None:
+        options.refuse_given(context, ["eta_dec"], "a value without --beta", "both, or none")
     dataset = None if data is None else options.load_data(data, "vae", named)
     if features is not None:
         shape = options.numbers("--features", features, int, parted=",")
@@ -99,6 +106,7 @@ def audit(
 
 @grouped
 def effective_beta(
+    context: typer.Context,
     named: ReadingOptions,
     data: Annotated[str | None, SOURCE] = None,
     weight: float = typer.Option(1.0, help="Factor of the KL term in your loss."),
@@ -127,6 +135,8 @@ def effective_beta(
     from posterior_collapse import theory
     from posterior_collapse.specs import VAESpec
 
+    if data is None:
+        options.refuse_given(context, OF_ROWS, "a value without DATA", OF_DATA)
     checks.units("latents", latents)
     if batch_size is not None:
         checks.whole("batch_size", batch_size, least=1)

@@ -6,15 +6,27 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from posterior_collapse.cli import options
-from posterior_collapse.cli.groups import AsJson, Device, ReadingOptions, ViewOptions, grouped
-from posterior_collapse.errors import CheckpointError, DataError, PosteriorCollapseError
+from posterior_collapse.cli.groups import (
+    OF_ROWS,
+    AsJson,
+    Device,
+    ReadingOptions,
+    ViewOptions,
+    grouped,
+)
+from posterior_collapse.errors import (
+    CheckpointError,
+    DataError,
+    InvalidArgumentError,
+    PosteriorCollapseError,
+)
 from posterior_collapse.files import check_described, is_kept, json_text, kept_in
 
 if TYPE_CHECKING:
@@ -23,7 +35,6 @@ if TYPE_CHECKING:
     from posterior_collapse.specs import Spec
 
 RUN_ONLY = ("split", "importance_samples", "device")
-OF_ROWS = tuple(field.name for field in fields(ReadingOptions))
 ARRAYS_ONLY = ("beta", "eta_dec")
 
 
@@ -70,9 +81,16 @@ def diagnose(
     shared = {"epsilon": epsilon, "delta": delta, "seed": seed}
     if is_run:
         how = shared | {"importance_samples": importance_samples, "device": device or "cpu"}
-        runs = _members(source, _changes(named, data, given, split))
+        changes = _changes(named, data, given, split)
+        runs = _members(source, changes)
         if len(runs) > 1:
             if views.asked:
+                if changes.keys() - {"data_dir"}:
+                    raise InvalidArgumentError(
+                        "--plot, --html", "given for several runs on other data",
+                        "what they were trained on, as figure and page of several runs are of that",
+                        "Name the folder of one run.",
+                    )  # fmt: skip
                 from posterior_collapse.cli.train_command import write_sweep_views
 
                 write_sweep_views(source, next(iter(runs.values())).dataset(), views)

@@ -149,6 +149,10 @@ class ReadingOptions:
         return named
 
 
+OF_ROWS = tuple(field.name for field in dataclasses.fields(ReadingOptions))
+"""Options that mean nothing without data to read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class DataOptions(ReadingOptions):
     """What `posterior_collapse.data.load` is told besides the source."""
@@ -277,8 +281,12 @@ class ViewOptions:
     """Files in which a result is to be seen."""
 
     panel: ClassVar = "Output"
-    plot: Path | None = Option(None, help="Write a figure to a .png, .pdf or .svg.")
-    html: Path | None = Option(None, help="Write a page to look at to an .html file.")
+    plot: Path | None = Option(
+        None, help="Write a figure, of several runs one of all, to a .png, .pdf or .svg."
+    )
+    html: Path | None = Option(
+        None, help="Write figures, tables and what they mean to an .html file, likewise."
+    )
 
     def check(self) -> None:
         """Refuse files that cannot be written, before anything is computed."""

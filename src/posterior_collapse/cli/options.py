@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from posterior_collapse.cli.groups import ReadingOptions
     from posterior_collapse.data import Dataset
 
-LEAST_WIDTH = 82
-"""Columns that tables take at least."""
+LEAST_WIDTH, OF_RUNS = 82, 80
+"""Columns that tables take at least; and those of runs, whose names break."""
 MODELS = ("vae", "cvae", "hvae")
 NUMBERS = {"learning_rate": float, "clip": float, "seed": int}
 """Options of the training that take several values."""
@@ -230,6 +230,14 @@ def refuse_given(context: typer.Context, names: Iterable[str], got: str, expecte
             raise InvalidArgumentError(argument, got, expected, "Remove it.")
 
 
+def check_exact(context: typer.Context, optimiser: str | None) -> None:
+    """Refuse options that exact training, on all rows at once, has no use for."""
+    lbfgs = optimiser in (None, "lbfgs")
+    idle = ("batch_size", *("learning_rate", "clip") * lbfgs)
+    expected = "nothing in exact training" + " by L-BFGS" * lbfgs
+    refuse_given(context, idle, "a value beside --exact", expected)
+
+
 def check_length(steps: int | None, epochs: int | None) -> None:
     """Refuse a run that is to be so many steps and so many epochs long."""
     if None not in (steps, epochs):
@@ -243,11 +251,11 @@ def about(dataset: Dataset) -> dict[str, Any]:
     return {"name": dataset.name, "note": dataset.note, "samples": len(dataset.x)}
 
 
-def wide_console() -> Console:
+def wide_console(least: int = LEAST_WIDTH) -> Console:
     """Return a console for tables: cut to a narrow terminal they would lose numbers."""
     from rich.console import Console
 
-    return Console(width=max(Console().width, LEAST_WIDTH), highlight=False)
+    return Console(width=max(Console().width, least), highlight=False)
 
 
 def load_data(source: str, model: str, named: ReadingOptions) -> Dataset:

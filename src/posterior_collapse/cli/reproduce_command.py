@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from posterior_collapse import checks
-from posterior_collapse.cli.groups import DataDir, Scheduler, among
+from posterior_collapse.cli import options
+from posterior_collapse.cli.groups import AsJson, DataDir, Scheduler, among
 from posterior_collapse.errors import InvalidArgumentError
+from posterior_collapse.files import json_text
 from posterior_collapse.progress import Display
 
 if TYPE_CHECKING:
@@ -188,14 +189,12 @@ def verify(
     problems: int = typer.Option(3, min=1, help="Random problems per branch."),
     restarts: int = typer.Option(8, min=1, help="Random starts per problem."),
     seed: int = typer.Option(0, min=0, help="Seed of problems and starts."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    as_json: AsJson = False,
 ) -> None:
     """Minimise the exact objective from random starts and compare the minimum with theory.
 
     Exit status 1 if any problem differs.
     """
-    from rich.console import Console
-
     from posterior_collapse import report
     from posterior_collapse.report.text import add_numbers
     from posterior_collapse.theory import verification
@@ -218,9 +217,9 @@ def verify(
             table.add_row(*report.verification_row(result))
     good = sum(r.agrees for r in results)
     if as_json:
-        typer.echo(json.dumps([r.to_dict() for r in results], indent=2))
+        typer.echo(json_text([r.to_dict() for r in results]))
     else:
-        console = Console()
+        console = options.wide_console()
         console.print(table)
         console.print(
             "loss: of the closed form; gap: lowest found less that; s.v. error: of the\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -101,7 +100,9 @@ class OutputOptions(ViewOptions):
     resume: Path | None = Option(None, help="Resume the run or sweep in this folder.")
     checkpoint_every: int = Option(1, help="Epochs between checkpoints.")
     tensorboard: bool = Option(False, "--tensorboard", help="Write TensorBoard events too.")
-    as_json: bool = Option(False, "--json", help="Print the summaries as JSON.")
+    as_json: bool = Option(
+        False, "--json", help="Print the summaries as JSON (null: no finite value)."
+    )
     scheduler: Scheduler = None
 
 
@@ -171,7 +172,7 @@ def train(
 
         output.write(kept.members(out)[""].diagnosed()[1])
     if output.as_json:
-        typer.echo(json.dumps(summaries, indent=2))
+        typer.echo(files.json_text(summaries))
     else:
         _print(dataset, out, summaries)
         output.say_where()
@@ -202,6 +203,8 @@ def _asked(
         raise InvalidArgumentError(
             "DATA", "nothing", "a data set's name or a file", "Pass e.g. collapse train digits."
         )
+    if how.exact:
+        options.check_exact(context, how.optimiser)
     options.check_length(how.steps, how.epochs)
     found = options.swept(named.kind(network.model), asdict(numbers) | network.of_all_runs())
 
@@ -283,13 +286,12 @@ def _watched(
 
 
 def _print(dataset: Dataset, out: Path, summaries: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.markup import escape
 
     from posterior_collapse.report.comparison import comparison_sentences, comparison_table
 
     named = [(summary["run"], summary) for summary in summaries]
-    console = Console(highlight=False)
+    console = options.wide_console(options.OF_RUNS)
     console.print(f"[bold]{escape(dataset.name)}[/]: {escape(dataset.note)}")
     console.print(comparison_table(named))
     for sentence in comparison_sentences(named):

@@ -102,6 +102,8 @@ def tune(
     from posterior_collapse.training.arguments import check_together
 
     given = {name: value for name, value in asdict(training).items() if value is not None}
+    if exact:
+        options.check_exact(context, None)
     options.check_length(training.steps, training.epochs)
     settings = Settings(**given)
     check_together([spec], net, settings, exact)
@@ -153,11 +155,9 @@ def _as_options(found: Tuned, apart: bool) -> str:
 
 
 def _print(dataset: Dataset, found: Tuned, exact: bool) -> None:
-    from rich.console import Console
-
     from posterior_collapse.report.comparison import tuned_page
 
-    console = Console(highlight=False)
+    console = options.wide_console(options.OF_RUNS)
     console.print(f"{dataset.name}: {dataset.note}", markup=False)
     console.print(repr(found.spec), markup=False)
     for part in tuned_page(found):

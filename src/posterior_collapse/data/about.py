@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from posterior_collapse.arrays import ImageShape
+from posterior_collapse.data.arrays import feature_names, is_frame
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.errors import DataError
 
@@ -58,8 +59,7 @@ def columns_of(data: Any) -> Columns:
     """
     if isinstance(data, tuple):
         return tuple(name for part in data for name in columns_of(part))
-    names = data.names if isinstance(data, Dataset) else about(data).features
-    return (names and tuple(name for name in names if name != "label"),)
+    return (data.names if isinstance(data, Dataset) else about(data).features,)
 
 
 def refuse_reordered(name: str, data: Any, expected: Columns) -> None:
@@ -104,6 +104,8 @@ def about(data: Any, *, conditional: bool = False) -> About:
         return about(data[1]) if conditional and len(data) == 2 else UNKNOWN
     lazy = hasattr(data, "collect_schema")  # of polars, which warns when its columns are asked for
     columns = None if lazy and not hasattr(data, "shape") else getattr(data, "columns", None)
+    if is_frame(data):  # the label and an index are columns, and no features
+        columns = feature_names(data)
     shape = getattr(data, "shape", None)
     row = tuple(shape[1:]) if isinstance(shape, tuple) else ()
     is_image = len(row) == 2 or (len(row) == 3 and min(row[0], row[2]) <= MOST_CHANNELS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from numbers import Real
@@ -40,7 +40,7 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
     """
     if is_frame(values):
         reading.only(TABLE)
-        columns = [(str(c), _column(values[c])) for c in dict.fromkeys(values.columns)]
+        columns = [(key, _column(series)) for key, series in _series(values)]
         reading.check(name, [key for key, _ in columns])
         return from_columns(name, columns, reading=reading)
     if hasattr(values, "obs") and hasattr(values, "X"):  # an AnnData
@@ -53,6 +53,21 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
 def is_frame(values: Any) -> bool:
     """Say whether values are a data frame, of pandas or polars."""
     return hasattr(values, "columns") and hasattr(values, "to_numpy")
+
+
+def feature_names(frame: Any) -> tuple[str, ...]:
+    """Return what the columns of a data frame are called that `from_array` takes for features."""
+    return tuple(
+        name
+        for name, series in _series(frame)
+        if PLAIN.keeps(name) and not (is_suspect(name) and judged(name, _column(series), name)[0])
+    )
+
+
+def _series(frame: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of a data frame with their names, which pandas may have several times."""
+    for i, name in enumerate(frame.columns):
+        yield str(name), frame.iloc[:, i] if hasattr(frame, "iloc") else frame[name]
 
 
 def chosen(dataset: Dataset, reading: Reading, names: Sequence[str] | None = None) -> Dataset:
@@ -136,8 +151,13 @@ def _column(series: Any) -> NDArray[Any]:
     if values.dtype.kind != "O":
         return values
     lacking = getattr(series.dtype, "kind", "O") in "biuf"  # of pandas' own types of numbers
+    return np.asarray(series, np.float64) if lacking else as_numbers(values)
+
+
+def as_numbers(values: NDArray[Any]) -> NDArray[Any]:
+    """Return objects that are numbers, or lacking, as float64, and others as they are."""
     numbers = all(v is None or isinstance(v, (Real, Decimal, np.bool_)) for v in values)
-    return np.asarray(series, np.float64) if lacking or numbers else values
+    return values.astype(np.float64) if numbers else values
 
 
 def from_columns(

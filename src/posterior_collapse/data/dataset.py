@@ -132,7 +132,7 @@ class Dataset:
     def __repr__(self) -> str:
         parts = [self.note]
         if self.labels is not None:
-            parts.append(f"labels {_listing(np.unique(self.labels))}")
+            parts.append(f"labels {_listing(self.labels)}")
         if self.image_shape is not None:
             parts.append(f"images {' x '.join(map(str, self.image_shape))}")
         return f"<Dataset {self.name!r}: {'; '.join(parts)}>"
@@ -156,7 +156,7 @@ class Dataset:
             )
         keep = _equal(self.labels, label)
         if not keep.any():
-            present = _listing(np.unique(self.labels))
+            present = _listing(self.labels)
             raise DataError("label", repr(label), f"one of {present}", "Pass a label that occurs.")
         return replace(self.rows(keep), steps=(*self.steps, f"label {label} only"))
 
@@ -278,7 +278,9 @@ def _size(values: NDArray[Any]) -> str:
     return f"{len(values):,} x {values.shape[1]:,} {values.dtype}"
 
 
-def _listing(values: NDArray[Any]) -> str:
+def _listing(labels: NDArray[Any]) -> str:
+    # One that lacks is None, which has no place among the others.
+    values = np.unique([label for label in labels.tolist() if label is not None])
     shown = ", ".join(map(str, values[:MOST_LISTED]))
     return shown if len(values) <= MOST_LISTED else f"{shown}, ... ({len(values)} in all)"
 

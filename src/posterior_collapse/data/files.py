@@ -124,8 +124,12 @@ def from_arrays(name: str, arrays: Mapping[str, Any], reading: Reading = PLAIN) 
     x, image_shape = as_samples(f"{main} of {name}", arrays[main])
     y = labels = None
     if key is None and "y" in arrays:
-        y, _ = as_samples(f"y of {name}", arrays["y"])
-        same_length("x", len(x), f"y of {name}", len(y))
+        y = arrays["y"]
+        if "labels" not in arrays and np.ndim(y) == 1:  # one per row, as everywhere
+            y, labels = None, as_labels(f"y of {name}", y, len(x))
+        else:
+            y, _ = as_samples(f"y of {name}", y)
+            same_length("x", len(x), f"y of {name}", len(y))
     if main == "x" and "labels" in arrays:
         labels = as_labels(f"labels of {name}", arrays["labels"], len(x))
     steps = (f"array {key!r} of {len(arrays)}",) if key is not None and len(arrays) > 1 else ()
@@ -168,10 +172,16 @@ def _features(path: Path, var: Any) -> list[str]:
 
 
 def _labels(path: Path, stored: Any) -> NDArray[Any]:
+    if hasattr(stored, "keys") and "mask" in stored:  # numbers or texts, some of which may lack
+        found, lacking = _labels(path, stored["values"]), read_stored(path, stored["mask"])
+        if lacking.any():
+            found = found.astype(object)
+            found[lacking] = None
+        return found
     if hasattr(stored, "keys"):  # a category: its names, and a number for each row
         names, codes = _labels(path, stored["categories"]), _labels(path, stored["codes"])
-        found: NDArray[Any] = np.array([*names.astype(object), None], dtype=object)[codes]
-        return found
+        named: NDArray[Any] = np.array([*names.astype(object), None], dtype=object)[codes]
+        return named
     values = read_stored(path, stored)
     if values.dtype.kind in "OS":
         values = np.array([v.decode() if isinstance(v, bytes) else v for v in values], object)

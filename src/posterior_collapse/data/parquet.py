@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posterior_collapse.data import checking
-from posterior_collapse.data.arrays import from_columns, is_suspect, refuse_column, refuse_long
+from posterior_collapse.data.arrays import (
+    as_numbers,
+    from_columns,
+    is_suspect,
+    refuse_column,
+    refuse_long,
+)
 from posterior_collapse.data.checking import check_size
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import Reading
@@ -52,7 +58,7 @@ def _values(path: Path, name: str, column: Any) -> NDArray[Any]:
     """Return a column as an array; of texts, each is there once however often it occurs."""
     if not hasattr(column.type, "index_type"):
         values: NDArray[Any] = column.to_numpy()
-        return values
+        return as_numbers(values) if values.dtype.kind == "O" else values
     coded = column.unify_dictionaries().combine_chunks()
     known = np.array([None, *coded.dictionary.to_pylist()], dtype=object)
     longest = max((len(text) for text in known[1:] if isinstance(text, (str, bytes))), default=0)
@@ -96,7 +102,8 @@ def read_parts(folder: Path, paths: list[Path], reading: Reading) -> Dataset:
     ]
     x: Any = make.concatenate(blocks) if blocks else first.x
     several = count_of(len(paths), "file")
-    return replace(first, name=folder.name, x=x, labels=None, steps=(several, *first.steps))
+    steps = [step for step in first.steps if step not in reading.labelled]  # they are left out
+    return replace(first, name=folder.name, x=x, labels=None, steps=(several, *steps))
 
 
 def _heights(paths: list[Path]) -> list[int]:

@@ -212,6 +212,8 @@ class _Layout:
                 if not _is_number(self.spelled(row[i]) if self.spelled else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
                     action = IMPUTE if row[i].strip().lower() in MISSING else ENCODE
+                    if THOUSANDS.fullmatch(row[i]):
+                        action = "Write it without commas between thousands."
                     if action is ENCODE and len(self.names) == 1:
                         action = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
@@ -294,13 +296,15 @@ def _is_one_column(lines: Sequence[str], *, tabbed: bool) -> bool:
 
 COMMA = re.compile(r"\s*[+-]?\d*,(\d+)([eE][+-]?\d+)?\s*")
 """A number with a decimal comma, and what stands behind the comma."""
+THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?\s*")
+"""A number with commas between its thousands, or what may be one."""
 
 
 def _has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
     """Whether numbers with a comma occur, and none with a point.
 
-    Between commas, where such cells are quoted, 1,234 is taken for no number: as well as 1.234 it
-    may be a thousand.
+    Where no semicolons part them, 1,234 is taken for no number: as well as 1.234 it may be a
+    thousand.
 
     Example:
         >>> _has_decimal_commas(["1,5", "2"], ";"), _has_decimal_commas(["1,5", "2.5"], ";")
@@ -309,7 +313,7 @@ def _has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
     found = [match for cell in cells if (match := COMMA.fullmatch(cell))]
     if not found or any("." in cell and _is_number(cell) for cell in cells):
         return False
-    return delimiter != "," or any(len(match[1]) != 3 for match in found)
+    return delimiter == ";" or not all(THOUSANDS.fullmatch(match[0]) for match in found)
 
 
 def _pointed(cell: str) -> str:

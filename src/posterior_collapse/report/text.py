@@ -217,7 +217,7 @@ def diagnoses_table(named: Mapping[str, Diagnosis]) -> Table:
     of = [f" z{number}" if levels > 1 else "" for number in range(1, levels + 1)]
     table.add_column("run", overflow="fold")
     add_numbers(table, ["loss", *(what + name for name in of for what in ("KL", "active", "t"))])
-    table.add_column("conclusion")
+    table.add_column("conclusion", overflow="fold")
     for name, found in named.items():
         cells = []
         for number, level in enumerate(found.levels):

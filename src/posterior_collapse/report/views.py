@@ -145,7 +145,7 @@ def write_page(
         feature_names=feature_names or known.features,
         data=data,
     )
-    files.write(target, page.encode())
+    files.write(target, page.encode(errors="backslashreplace"))  # names of files may be any bytes
     return target
 
 

@@ -247,11 +247,12 @@ def tuned_chart(found: Any) -> Markup:
     line = [(x(v), y(n)) for v, n in linear_counts.items()]
     chart.line(line, "pc-threshold", theory(found.spec))
     for trial in trials:
-        for seed, count in enumerate(trial.active):
+        for nth, count in enumerate(trial.active):
             # Seeds side by side, so that equal counts are seen as several.
-            place = x(trial.value) + 5 * (seed - (len(trial.active) - 1) / 2)
+            place = x(trial.value) + 5 * (nth - (len(trial.active) - 1) / 2)
             look = "pc-active" if trial.still else "pc-open"
-            title = f"{name} = {value(trial.value)}, seed {seed + 1}: {count} active"
+            seed = found.settings.seed + nth
+            title = f"{name} = {value(trial.value)}, seed {seed}: {count} active"
             chart.add("circle", title, cx=place, cy=y(count), r=4, class_=look)
     chosen = found.chosen
     chart.here(x(chosen.value), y(chosen.mean) - 16, f"chosen: {value(chosen.value)}")
