@@ -129,3 +129,39 @@ def test_a_loss_whose_slopes_cancel_is_read_all_the_same() -> None:
     kept = Probe(lambda o, *_: float(np.minimum(o.numpy(), 0.5).sum()), Sizes(2, (3,), K))
     edge = torch.full((2, 3), 0.5, dtype=torch.float64)
     assert kept.gradient(edge, edge) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("samples", "weighted"), [(1, False), (2, True), (5, True)])
+@pytest.mark.parametrize("inner", [False, True], ids=["samples first", "samples second"])
+def test_samples_weighed_against_each_other_have_no_beta(samples, weighted, inner) -> None:
+    """An importance-weighted bound (Burda et al., 2016): its term is less than the KL."""
+
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor, k: int = samples) -> Tensor:
+        shape = (len(mean), k, K) if inner else (k, len(mean), K)
+        over, std = (1, (log_var / 2).exp()) if inner else (0, (log_var / 2).exp())
+        q = Normal(mean.unsqueeze(over).expand(shape), std.unsqueeze(over).expand(shape))
+        z = q.rsample()
+        log_w = (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(-1)
+        return squared(y_hat, y) - (log_w.logsumexp(over) - math.log(k)).mean()
+
+    found = audit_loss(loss, features=D, latents=K)
+    if not weighted:
+        assert (found.beta, found.findings) == (pytest.approx(0.5), ())
+        return
+    assert found.beta is None
+    assert [one.code for one in found.findings] == ["weighted-samples"]
+    apart = torch.full((4000, K), 2.0, dtype=torch.float64)
+    out = torch.zeros((4000, D), dtype=torch.float64)
+    charged = loss(out, out, apart, 0 * apart - 0.9)
+    assert float(charged) < 0.9 * float(per_row(apart, 0 * apart - 0.9))
+
+
+def test_samples_that_are_averaged_have_their_beta() -> None:
+    def loss(y_hat: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        q = Normal(mean, (log_var / 2).exp())
+        z = q.rsample((5,))
+        return squared(y_hat, y) + (q.log_prob(z) - Normal(0.3, 2.0).log_prob(z)).sum(-1).mean()
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert found.kl.kind == "gaussian"
+    assert (found.beta, found.kl.prior_std) == (pytest.approx(0.5), pytest.approx(2.0))

@@ -323,3 +323,19 @@ def test_a_weight_is_no_step() -> None:
 
     found = audit_loss(weighted, features=(T, V), latents=K)
     assert "schedule" not in {finding.code for finding in found.findings}
+
+
+@pytest.mark.parametrize("period", [10, 1000])
+def test_a_cycle_of_the_weight_is_not_taken_for_none(period: int) -> None:
+    """The step that the end of training was tried at began a cycle, at weight 0."""
+
+    def cycled(o: Any, y: Any, m: Any, s: Any, step: int = 0) -> Any:
+        weight = min(1.0, 2 * (step % period) / period)
+        return summed(o, y, m, s) + (weight - 1) * kl(m, s).mean()
+
+    found = audit_loss(cycled, features=(T, V), latents=K)
+    schedule = next(finding for finding in found.findings if finding.code == "schedule")
+    assert "at 0 it is 0, later 1." in schedule.text
+    assert "step=99_999)" in schedule.action
+    late = audit_loss(lambda *roles: cycled(*roles, step=99_999), features=(T, V), latents=K)
+    assert late.beta == pytest.approx(1)

@@ -43,8 +43,8 @@ from posterior_collapse.records import Record
 from posterior_collapse.specs import Likelihood, VAESpec
 from posterior_collapse.theory import EffectiveBeta, Forecast
 
-LATE = 10**6
-"""A step that is beyond a warm-up."""
+LATE = 10**6 - 1
+"""A step that is beyond a warm-up, and the last of a cycle."""
 
 
 @dataclass(frozen=True)
@@ -392,7 +392,7 @@ def _counted(found: Terms) -> tuple[str, float] | None:
         try:
             there, later = (
                 read_kl(replace(probe, loss=partial(probe.loss, **{name: step})))
-                for step in (LATE, 2 * LATE)
+                for step in (LATE, 2 * LATE + 1)
             )
         except InvalidArgumentError:
             continue

@@ -27,7 +27,7 @@ def of_schedule(kl: KLReading, late: tuple[str, float] | None) -> Iterator[Findi
             f"The KL's weight depends on {name}, which is 0 here, its default: at 0 it is "
             f"{kl.weight:.3g}, later {weight:.3g}. All that is said here is about {name}=0.",
             f"Audit the end of training: lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, "
-            f"log_var, {name}=100_000).",
+            f"log_var, {name}=99_999).",
         )
 
 
@@ -50,6 +50,13 @@ _NO_BETA = {
         "covariance or mutual information: no single beta describes the loss.",
         "Audit it without that penalty, which may keep units alive or collapse them by itself; "
         "judge activity by information.",
+    ),
+    "samples": Finding(
+        "weighted-samples",
+        "Several samples of a posterior are weighed against each other, as in an importance-"
+        "weighted bound (IWAE): their term is less than the KL, by how much depends on the "
+        "posterior, and no single beta describes the loss.",
+        "Audit it with one sample, of which the bound is the ELBO; judge activity by information.",
     ),
     "no log": Finding(
         "no-log-term",

@@ -99,6 +99,7 @@ class Probe:
         order: Position of each of `ROLES` among its arguments.
         parts: What was returned, in words, if it was no single number.
         drew: Whether it drew from a Gaussian.
+        mixed: Whether the numbers drawn at once differ from each other, in sign.
         beside: At which of some pairs of output and target its KL is read, 0 being those made up:
             beside a large error single precision loses a small one (see `precision`).
     """
@@ -112,6 +113,7 @@ class Probe:
     parts: str | None = None
     drew: bool = False
     beside: int = 0
+    mixed: bool = False
 
     @cached_property
     def device(self) -> torch.device:
@@ -275,7 +277,7 @@ class Probe:
         arguments: list[Any] = [None] * len(roles)
         for role, place in zip(roles, self.order, strict=True):
             arguments[place] = role.clone()  # losses may write into what they are given
-        noise = _Noise(sign)
+        noise = _Noise(sign, self.mixed)
         try:
             # Of wrong shapes, which are only tried, losses warn.
             with warnings.catch_warnings(), noise:
@@ -305,7 +307,7 @@ class Probe:
             action = (
                 "Wrap it, with what else it takes as at the end of training (a step, a weight), or "
                 "z = mean + (log_var / 2).exp() * torch.randn_like(mean): "
-                "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=100_000)."
+                "lambda y_hat, y, mean, log_var: loss(y_hat, y, mean, log_var, step=99_999)."
             )
         elif isinstance(error, IndexError) or "not enough values" in line:
             action += " Its latents are rows: of an image, pass it mean.reshape(-1, 4, 8, 8), say."
@@ -325,9 +327,9 @@ class Probe:
 class _Noise(TorchFunctionMode):
     """Has every number that is drawn from a Gaussian be its mean plus or minus its std."""
 
-    def __init__(self, sign: float) -> None:
+    def __init__(self, sign: float, mixed: bool = False) -> None:
         super().__init__()
-        self.drew, self._sign = False, sign
+        self.drew, self._sign, self._mixed = False, sign, mixed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
@@ -340,7 +342,11 @@ class _Noise(TorchFunctionMode):
             given = dict(zip(("mean", "std"), args[name == "normal_" :], strict=False))
             mean, std = ({**given, **(kwargs or {})}.get(key, least)
                          for key, least in (("mean", 0.0), ("std", 1.0)))  # fmt: skip
-        value = torch.as_tensor(mean + self._sign * std, device=found.device).to(found)
+        sign: Any = self._sign
+        if self._mixed:
+            drawn = np.random.default_rng(0).integers(0, 2, found.shape)
+            sign = torch.from_numpy(sign * (2.0 * drawn - 1)).to(found.device)
+        value = torch.as_tensor(mean + sign * std, device=found.device).to(found)
         return found.copy_(value) if name == "normal_" else value.expand_as(found).clone()
 
 

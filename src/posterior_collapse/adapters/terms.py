@@ -50,6 +50,8 @@ class KLReading(NamedTuple):
             same, but a small KL costs nothing; `"capacity"`: the same, but a small KL is rewarded;
             `"squared capacity"`: the square of a KL's distance from one, to `N(0, 1)`;
             `"batch"`: the same, but rows of a batch that differ cost more or less than their KLs;
+            `"samples"`: the same, but samples that differ cost less, as in an importance-weighted
+            bound;
             `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents; the least where units differ.
         prior_std: Std of the prior; a mean over units where they differ.
@@ -379,6 +381,8 @@ def _read_as(
     probe = replace(probe, spread=kl.spread)
     if kl.kind == "gaussian" and not _adds_up(kl, probe):
         kl = kl._replace(kind="batch")
+    if kl.kind == "gaussian" and probe.drew and not _averages(probe):
+        kl = kl._replace(kind="samples")
     return Terms(with_own(probe, read), kl, sizes, probe)
 
 
@@ -401,6 +405,19 @@ def _adds_up(kl: KLReading, probe: Probe) -> bool:
     # In either, each row is once on one side and once on the other: its prior may be its own.
     alike, apart = loss(2.0) + loss(-2.0), loss(sides) + loss(-sides)
     return abs(apart - alike) <= 0.05 * abs(alike - 2 * loss(0.0))
+
+
+def _averages(probe: Probe) -> bool:
+    """Say whether samples of a posterior that differ cost what each would cost alone.
+
+    Of an importance-weighted bound, whose samples are all the same here, only the KL is left.
+    """
+    y_hat, y = beside(probe)
+    alike, apart = (
+        one.value(y_hat, y, 2.0, -0.9) - one.value(y_hat, y)
+        for one in (probe, replace(probe, mixed=True))
+    )
+    return abs(apart - alike) <= 0.05 * abs(alike)
 
 
 def _kl_or(kl: KLReading, probe: Probe) -> KLReading:
