@@ -385,6 +385,19 @@ def test_features_are_called_by_the_columns_that_are_features() -> None:
         assert columns_of(data) == (("a", "b", "c"),)
 
 
+def test_a_lazy_frame_is_not_asked_for_its_columns() -> None:
+    class Lazy:
+        """That of polars, as far as it is looked at, which warns of what that may cost."""
+
+        collect_schema = None
+
+        @property
+        def columns(self) -> list[str]:
+            pytest.fail("asked for its columns")
+
+    assert about(Lazy()).features is None
+
+
 def test_columns_of_the_same_name_are_columns_each() -> None:
     frame = pd.DataFrame(X, columns=["a", "b", "a"])
     np.testing.assert_array_equal(load(frame).x, X)

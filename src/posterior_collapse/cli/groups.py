@@ -282,10 +282,10 @@ class ViewOptions:
 
     panel: ClassVar = "Output"
     plot: Path | None = Option(
-        None, help="Write a figure, of several runs one of all, to a .png, .pdf or .svg."
+        None, help="Write a figure to a .png, .pdf or .svg; of several runs, one of all."
     )
     html: Path | None = Option(
-        None, help="Write figures, tables and what they mean to an .html file, likewise."
+        None, help="Write a page of figures and tables to an .html file; likewise one of all."
     )
 
     def check(self) -> None:

@@ -52,7 +52,8 @@ def from_array(name: str, values: Any, reading: Reading = PLAIN) -> Dataset:
 
 def is_frame(values: Any) -> bool:
     """Say whether values are a data frame, of pandas or polars."""
-    return hasattr(values, "columns") and hasattr(values, "to_numpy")
+    # In this order: a lazy frame of polars warns when its columns are asked for.
+    return hasattr(values, "to_numpy") and hasattr(values, "columns")
 
 
 def feature_names(frame: Any) -> tuple[str, ...]:
