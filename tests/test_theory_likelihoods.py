@@ -173,6 +173,16 @@ def test_the_level_next_to_the_data_of_a_hierarchy() -> None:
     assert np.isfinite(found.levels[1].critical_eta_dec).any()
 
 
+@pytest.mark.parametrize("sigma_2", ["learned", 0.7])
+def test_the_std_between_the_levels_is_the_only_one_that_a_unit_depends_on(sigma_2) -> None:
+    """At eta_dec = 1, which is also the noise of the data, it was taken for both."""
+    spec = pc.HVAESpec((4, 2), (0.4, 0.2), sigma_1=0.5, sigma_2=sigma_2, likelihood="bernoulli")
+    for unit, critical in enumerate(pc.forecast(BINARY, spec).levels[1].critical_eta_dec):
+        for value, lives in ((0.999 * critical, True), (1.001 * critical, False)):
+            level = pc.forecast(BINARY, spec.replace(eta_dec=value)).levels[1]
+            assert (level.status[unit] != "collapsed") == lives
+
+
 def test_parameters_read_the_data_and_give_logits() -> None:
     """Sampled, the loss they attain is about the one that is said, terms of third order apart."""
     onset = pc.forecast(BINARY, pc.VAESpec(1, likelihood="bernoulli")).onset

@@ -174,7 +174,7 @@ def critical(solution: Solution) -> list[Threshold]:
             beta = closed_forms.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
     elif problem.depth == 2 and sigmas[0] is None:
         levels = closed_forms.first_learned_thresholds(theta, dims, numbers, sigmas[1])
-    elif problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and spec.model == "hvae":
+    elif spec.model == "hvae" and spec.likelihood == "gaussian":  # one eta_dec for both decoders
         levels = closed_forms.two_fixed_thresholds(theta, dims, numbers, *sigmas)
     else:
         levels = closed_forms.bisected_thresholds(
