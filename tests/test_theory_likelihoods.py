@@ -205,6 +205,22 @@ def test_parameters_read_the_data_and_give_logits() -> None:
     assert 0.6 < gained / said < 1
 
 
+def test_parameters_of_a_pair_read_x_as_it_is() -> None:
+    """It was divided by the noise of y, or not at all where they have not as many features."""
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((600, 4)) * [3, 1, 0.5, 2]
+    y = (rng.random((600, 6)) < special.expit(x @ rng.standard_normal((4, 6)))).astype(float)
+    found = pc.forecast((x, y), pc.VAESpec(3, beta=0.02, likelihood="bernoulli"))
+    p, noise = found.parameters(), np.sqrt(y.mean(0) * (1 - y.mean(0)))
+    read, white = x @ p["W1"].T + p["b1"], (y - y.mean(0)) / noise
+    # Of a Gaussian's optimum: E mm', and E tm' of the target t = U1 m + U1 noise of z.
+    level = found.levels[0]
+    variance = level.encoder_singular_values**2
+    np.testing.assert_allclose(read.T @ read / len(x), np.diag(variance), atol=1e-9)
+    best = white.T @ read / len(x) / (variance + level.posterior_std**2)
+    np.testing.assert_allclose(p["U1"] * noise[:, None], best, atol=1e-9)
+
+
 # A condition
 
 

@@ -419,7 +419,8 @@ def parameters(solution: Solution) -> dict[str, Float]:
         )
     # Matrices of whitened scores, to read the data and give the decoder's output.
     return found | {
-        "W1": found["W1"] / white.divisor,
+        # Of a pair y alone is whitened, and x read as it is.
+        "W1": found["W1"] / (1.0 if modes.moments.paired else white.divisor),
         "U1": found["U1"] / white.divisor[:, None],
         "c1": np.clip(white.output, -ENDLESS, ENDLESS),
     }
