@@ -377,8 +377,11 @@ def levels(solution: Solution) -> tuple[Level, ...]:
     return tuple(found)
 
 
-def parameters(solution: Solution) -> dict[str, Float]:
-    """Return matrices that attain the optimum by name; `Forecast.parameters` documents them."""
+def parameters(solution: Solution, constant: bool = False) -> dict[str, Float]:
+    """Return matrices that attain the optimum by name; `Forecast.parameters` documents them.
+
+    `constant`: the last input of a pair is a 1, whose weights are the encoder's bias.
+    """
     problem, modes, state = solution.problem, solution.problem.modes, solution.state
     orders, dims = problem.orders, problem.spec.dims
     encoder, decoder, vectors = state.encoder, state.decoder, modes.vectors
@@ -392,6 +395,8 @@ def parameters(solution: Solution) -> dict[str, Float]:
     if (k := vectors.regression) is None:
         found: dict[str, Float] = {"W1": read, "U1": write}
         biases = {"b1": -read @ mean_in, "c1": mean_out}
+        if constant and modes.moments.paired:
+            found["W1"], biases["b1"] = read[:, :-1], read[:, -1]
     else:
         found = {"W1": -read @ k, "W2": read, "U1": write, "U2": k}
         biases = {"b1": read @ k @ mean_in - read @ mean_out, "c1": mean_out - k @ mean_in}
