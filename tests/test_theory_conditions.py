@@ -61,6 +61,16 @@ def test_beside_what_the_condition_tells_the_rest_is_as_alone(likelihood, x, tol
     assert f"{told.shape[1]} of {told.shape[1] + noise.shape[1]} features" in beside.notes[-1]
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative-binomial", "categorical"])
+def test_an_empty_condition_leaves_the_target(likelihood) -> None:
+    y = {"categorical": CLASSES, "bernoulli": NOISE}.get(likelihood, 3 * NOISE)
+    choice = {"latent_dim": 2, "beta": 0.5, "likelihood": likelihood}
+    alone = pc.forecast(y, pc.VAESpec(**choice))
+    given = pc.forecast((np.empty((ROWS, 0)), y), pc.CVAESpec(**choice))
+    assert given.spectrum == pytest.approx(alone.spectrum, rel=1e-4)
+    assert given.loss == pytest.approx(alone.loss, rel=1e-6)
+
+
 def test_a_single_row_on_the_wrong_side_is_enough() -> None:
     y = SEPARABLE[:, :1].copy()
     y[0] = 1 - y[0]

@@ -342,6 +342,8 @@ def _right(likelihood: Likelihood, y: Float, outputs: Float, widths: tuple[int, 
 
 def white_inputs(x: Float) -> tuple[Float, int]:
     """Return a constant and the independent directions of x, of variance 1; and how many."""
+    if x.shape[1] == 0:
+        return np.ones((len(x), 1)), 0
     central = x - x.mean(axis=0)
     scale = central.std(axis=0)
     central = central / np.where(scale > 0, scale, 1.0)
