@@ -179,8 +179,18 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:
     family = FAMILIES[spec.likelihood]
+    if not moments.measured:
+        raise DataError(
+            "data", "no means, as moments of matrices have none",
+            f"means, which tell the noise of likelihood {spec.likelihood!r}",
+            "Pass the rows, or Moments.from_arrays of them.",
+        )  # fmt: skip
     slack = ROUNDING * (1 + float(np.abs(mean).max(initial=0.0)))
     wrong = (mean < -slack) | (mean > family.most + slack)
+    if moments.n is not None:
+        # Values of at least 0 vary most where one row has all.
+        most = np.sqrt(moments.n) * (np.maximum(mean, 0.0) + slack)
+        wrong |= np.sqrt(variance) > most
     if family.most == 1:
         # Values from 0 to 1 of mean m vary by at most m (1 - m), which those at the ends have.
         wrong |= variance > mean * (1 - mean) * (1 + ROUNDING) + ROUNDING
