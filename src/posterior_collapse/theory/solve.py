@@ -213,11 +213,11 @@ def _refuse_unsolved(spec: Spec) -> None:
         elif not _isotropic(sigmas[1]):
             case = "sigma_1 and sigma_2 both fixed and unequal"
     if case:
+        search = "search numerically with pc.minimise(data, spec)"
+        if spec.likelihood != "gaussian":  # which moments do not tell
+            search = "train it with pc.fit"
         raise NotSolvedError(
-            "spec",
-            case,
-            "a case with a known global optimum",
-            f"{remedy}, or search numerically with pc.minimise(data, spec).",
+            "spec", case, "a case with a known global optimum", f"{remedy}, or {search}."
         )
 
 
