@@ -188,6 +188,9 @@ def test_an_encoders_bias_is_none_of_its_weights() -> None:
     kl = (np.square(mean).mean(0) + variance - 1 - np.log(variance)).sum() / 2
     assert f.loss == pytest.approx(error / 2 / 0.49 + np.log(2 * np.pi * 0.49) + 0.8 * kl)
     assert not p["c1"].any()
+    m = pc.Moments.from_arrays(x, y, center=False)
+    with pytest.raises(pc.DataError, match="matrices, which tell no means"):
+        pc.forecast(pc.Moments.from_matrices(m.xx, m.yx, m.yy), f.spec, bias="encoder")
 
 
 def test_perfect_condition_collapses_everything() -> None:
