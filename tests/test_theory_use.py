@@ -398,6 +398,12 @@ def test_a_condition_is_asked_for(call) -> None:
         call(DIGITS, pc.CVAESpec(2))
 
 
+@pytest.mark.parametrize("restarts", [0, 1.5, "8"])
+def test_restarts_are_counted_in_whole_numbers(restarts) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"restarts: got .* whole number of at least 1"):
+        pc.minimise(DIGITS, pc.VAESpec(2), restarts=restarts)
+
+
 def test_minimise_takes_an_array() -> None:
     x = DIGITS[:, 20:24]
     spec = pc.VAESpec(2, 0.2)
