@@ -194,9 +194,7 @@ def test_unsolved_cases(spec: pc.Spec) -> None:
     with pytest.raises(pc.NotSolvedError, match=r"known global optimum.* pc\.minimise"):
         pc.forecast(X, spec)
     if isinstance(spec, pc.HVAESpec) and spec.eta_dec != "learned":  # minimise would refuse it too
-        with pytest.raises(
-            pc.NotSolvedError, match=r"a known .* or train it with pc\.fit"
-        ):
+        with pytest.raises(pc.NotSolvedError, match=r"a known .* or train it with pc\.fit"):
             pc.forecast(X > 0, spec.replace(likelihood="bernoulli"))
 
 

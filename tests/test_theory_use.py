@@ -192,6 +192,10 @@ def test_advice_says_when_the_condition_leaves_nothing() -> None:
     assert f.advice().text == (
         "0 of 2 units are active: x explains all of y, so no setting can keep a unit."
     )
+    same = pc.forecast((np.ones((len(y), 1)), y), pc.VAESpec(2))
+    assert same.advice().text == (
+        "0 of 2 units are active: x tells nothing of y, so no setting can keep a unit."
+    )
 
 
 @pytest.mark.parametrize(
