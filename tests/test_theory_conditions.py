@@ -71,6 +71,16 @@ def test_an_empty_condition_leaves_the_target(likelihood) -> None:
     assert given.loss == pytest.approx(alone.loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "categorical", "gaussian"])
+def test_a_missing_value_is_named_by_its_place(likelihood, name) -> None:
+    """Of y it was said to be in x, and in x it ended in an error of SciPy."""
+    given = {"x": X.copy(), "y": ONE_HOT_NOISE.copy()}
+    given[name][7, 1] = np.nan
+    with pytest.raises(pc.DataError, match=f"^{name}: got nan at row 7, column 1"):
+        pc.forecast((given["x"], given["y"]), pc.CVAESpec(1, likelihood=likelihood))
+
+
 def test_a_single_row_on_the_wrong_side_is_enough() -> None:
     y = SEPARABLE[:, :1].copy()
     y[0] = 1 - y[0]

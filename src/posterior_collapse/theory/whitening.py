@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
-from posterior_collapse.arrays import Array, Float
+from posterior_collapse.arrays import Array, Float, refuse_non_finite
 from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.data.samples import Samples
 from posterior_collapse.errors import DataError, NotSolvedError, count_of
@@ -278,6 +278,9 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         y: Target, (samples, d_y).
         r: Dispersion of a negative binomial.
 
+    Raises:
+        DataError: The targets are none of that likelihood, or values not finite.
+
     Example:
         >>> rng = np.random.default_rng(0)
         >>> x = rng.standard_normal((500, 2))
@@ -287,8 +290,10 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         True
     """
     check_targets(likelihood, y)
-    target = np.asarray(y, dtype=np.float64)
-    white, rank = white_inputs(np.asarray(x, dtype=np.float64))
+    condition, target = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    refuse_non_finite("x", condition)
+    refuse_non_finite("y", target)
+    white, rank = white_inputs(condition)
     n = len(target)
     with np.errstate(divide="ignore"):
         # Of a feature that never varies the best output is infinite: nearly so does as well.
