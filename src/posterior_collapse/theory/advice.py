@@ -259,10 +259,11 @@ def _tunable(spec: Spec) -> Iterator[tuple[str, float, Callable[[float], Spec]]]
             continue
         if isinstance(value, float):
             yield name, value, partial(spec.with_level, name, 1)
-        elif name in ("betas", "eta_decs"):
+        elif name in ("betas", "eta_decs", "sigmas"):
             for level, one in enumerate(value):
                 turned = partial(spec.with_level, name.removesuffix("s"), level + 1)
-                yield f"{name}[{level}]", one, turned
+                if isinstance(one, float):
+                    yield f"{name}[{level}]", one, turned
 
 
 def _nearest(
