@@ -171,6 +171,7 @@ def test_the_level_next_to_the_data_of_a_hierarchy() -> None:
         np.testing.assert_allclose(mine.critical_beta, other.critical_beta, rtol=1e-6)
     assert np.isnan(found.levels[0].critical_eta_dec).all()
     assert np.isfinite(found.levels[1].critical_eta_dec).any()
+    assert found.phase_diagram([1.0]).eta_decs.tolist() == [0.6]
 
 
 @pytest.mark.parametrize("sigma_2", ["learned", 0.7])
