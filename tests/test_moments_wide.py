@@ -233,6 +233,7 @@ def test_parameters_of_a_sketch_attain_its_loss(rate, spec, center) -> None:
     f = pc.forecast(pc.Moments.from_arrays(x, center=center), spec)
     assert f.n_active == spec.latent_dim
     assert any("unresolved tail" in note for note in f.notes)
+    assert "the data have only 45 modes that were resolved" in f.advice(active=60).text
     assert elbo_loss(x, None, spec, dict(f.parameters())) == pytest.approx(f.loss, rel=1e-9)
     wide.MAX_FEATURES = 1000  # the fixture puts it back
     dense = pc.forecast(pc.Moments.from_arrays(x, center=center), spec)
