@@ -76,6 +76,27 @@ def test_a_conditional_model_with_a_learned_prior() -> None:
     assert found.loss == pytest.approx(found.reconstruction + found.kl)
 
 
+def test_pictures_are_decoded_where_latents_with_a_prior_of_their_own_lie() -> None:
+    """Around 5; in units of the prior, which is what is found of a unit, they lie around 0."""
+
+    def around(x):
+        return 5 + 0.2 * x[:, :2], torch.full((len(x), 2), -6.0)
+
+    def prior(x):
+        return torch.full((len(x), 2), 5.0), torch.full((len(x), 2), 0.1)
+
+    decode = nn.Linear(2, 6, bias=False)
+    with torch.no_grad():
+        decode.weight.copy_(torch.eye(6, 2))
+    found = pc.diagnose(from_callable(around, decode, latent_dim=2, prior=prior), ROWS)
+    for one in found._shown.traversals[0]:
+        seen = one.outputs[:, one.unit]
+        mean = around(ROWS)[0][:, one.unit]
+        assert seen[3] == pytest.approx(mean.mean().item(), abs=1e-3)
+        std = math.sqrt(mean.var().item() + math.exp(-6))
+        assert seen[-1] - seen[0] == pytest.approx(4 * std, rel=1e-3)
+
+
 def test_a_fixed_normal_and_other_families() -> None:
     prior = Normal(torch.full((6,), 0.3), torch.full((6,), 0.7))
     found = pc.diagnose(from_callable(encode, latent_dim=6, prior=prior), ROWS)

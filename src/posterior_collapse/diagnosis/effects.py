@@ -230,6 +230,10 @@ def _traversals(
     for place, unit in enumerate(units):
         held[place, :, unit] += np.array(STOPS) * level.aggregate_std[unit]
     z = torch.from_numpy(held.reshape(-1, held.shape[-1])).to(like)
+    p = prior_of(model, x) if number == len(model.units) else None
+    if isinstance(p, Normal) and p.mean.dim() == 2:
+        # Of a prior that differs from row to row what was found is relative to a row's own.
+        z = p.mean.to(z) + p.stddev.to(z) * z
     outputs = _single(decoded_mean(model, number, z, x.expand(len(z), -1)))
     return [
         Traversal(unit, outputs[place * len(STOPS) : (place + 1) * len(STOPS)])
