@@ -113,6 +113,19 @@ def test_a_fixed_normal_and_other_families() -> None:
     assert any("found by sampling" in note for note in found.notes)
 
 
+def test_a_prior_of_a_batch_of_one_is_one_for_all_rows() -> None:
+    """It was taken for each row's own, and stds were told in its units without a word."""
+    flat, batch = (
+        pc.diagnose(from_callable(encode, latent_dim=6, prior=Normal(zeros, zeros + 0.7)), ROWS)
+        for zeros in (torch.zeros(6), torch.zeros(1, 6))
+    )
+    (level,) = batch.levels
+    assert level.prior_std == pytest.approx(0.7)
+    assert level.posterior_std == pytest.approx(0.5)
+    assert level.aggregate_std == pytest.approx(flat.levels[0].aggregate_std)
+    assert batch.kl == flat.kl
+
+
 def test_a_mixture_prior_by_sampling() -> None:
     """Two clusters that the posterior follows: 4.5 nats against N(0, 1), in truth log 2."""
 
