@@ -22,6 +22,7 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.comparing import has_eta_dec
 from posterior_collapse.diagnosis.reading import model_of, noise_generator
 from posterior_collapse.diagnosis.scores import unexpanded
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
@@ -209,13 +210,12 @@ def _check_decoder(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
     if likelihood == "gaussian":
         return
     z = model.posterior(1, x[:1], None if y is None else y[:1]).mean
-    if isinstance(model.decode(z, x[:1]), Normal):
+    if has_eta_dec(model.decode(z, x[:1])):
         raise NotSolvedError(
-            "model",
-            f"a decoder mean alone, with likelihood {likelihood!r}",
+            "model", f"a decoder mean alone, with likelihood {likelihood!r}",
             "a decoder that gives a distribution of that likelihood",
             "Return one of torch.distributions from decode.",
-        )
+        )  # fmt: skip
 
 
 def _result(found: list[Estimate], samples: int | None, notes: tuple[str, ...]) -> LogLikelihood:
