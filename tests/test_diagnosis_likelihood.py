@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -270,6 +271,14 @@ def test_one_sample_has_no_error_bar():
     assert np.isnan(found.per_row_error).all()
     assert math.isnan(found.sampling_error)
     assert len(found.notes) == 1
+
+
+def test_one_row_is_told_as_one_and_without_an_error():
+    model, (x, _) = make("vae").eval(), data(SPECS["vae"])
+    text = repr(log_likelihood(model, x[:1], exact=False, samples=1))
+    assert re.search(r"nll -?[\d.]+ nats over 1 row; 1 sample, effective 1 ", text)
+    assert "nan" not in text
+    assert " nats over 30 rows; exact)" in repr(log_likelihood(model, x))
 
 
 class Ring(LatentModel):
