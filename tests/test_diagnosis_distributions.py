@@ -336,6 +336,18 @@ def test_a_tensor_that_first_looks_like_means_and_then_does_not_is_refused() -> 
         diagnosed(decode, spec_of("bernoulli"), X)
 
 
+def test_a_mean_of_0_is_sure_of_counts_of_0() -> None:
+    """Its log density was 0 times minus infinity."""
+    counts, mean = COUNTS[:, 16:32].clone(), RATE[16:32].clone() + 0.1
+    counts[:, -1] = mean[-1] = 0
+    spec = pc.VAESpec(UNITS, likelihood="negative-binomial", dispersion=2.0)
+    found = diagnosed(of(lambda m: m, mean), spec, counts)
+    r, m = 2.0, mean[:-1].double().numpy()
+    truth = -nbinom.logpmf(counts[:, :-1].numpy(), r, r / (r + m)).sum(1).mean()
+    assert found.reconstruction == pytest.approx(truth, rel=1e-5)
+    assert found.signal[0] > 0
+
+
 def test_data_outside_of_a_distribution_are_named() -> None:
     with pytest.raises(DataError, match="in the domain of its distribution"):
         diagnosed(of(Poisson, RATE), spec_of("poisson"), COUNTS - 5)

@@ -171,7 +171,8 @@ def log_prob(p: Distribution, value: Tensor) -> Tensor:
     r, odds = p.total_count, p.logits
     alone = _log_rising(r.clamp(max=ALL_BUT_POISSON), value)[0] - (value + 1).lgamma()
     near = odds.clamp(-80, 80)  # whose exp single precision holds
-    of_mean = torch.xlogy(value, r * near.exp()) + value * (odds - near)
+    far = torch.where(value > 0, odds - near, 0.0)  # of a mean of 0 minus infinity
+    of_mean = torch.xlogy(value, r * near.exp()) + value * far
     return alone + of_mean - (r + value) * _softplus(odds)
 
 
