@@ -149,7 +149,8 @@ class LevelStatistics:
                 f"active: the information, up to {level.information[doubtful].max():.2g} nats, is "
                 f"within two errors of {ACTIVE_INFORMATION}"
             )
-        lacking = np.expm1(level.information) / kept
+        # exp(-seen) is about exp(-truth) + 1 / n, of Gaussian means.
+        lacking = -np.log1p(-np.expm1(level.information) / kept)
         biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
         if biased.any():
             yield (
