@@ -296,6 +296,15 @@ def test_many_positions_are_blocks() -> None:
     assert found.notes == ("120 directions were left out, along which the loss is constant",)
 
 
+def test_modes_that_are_worth_just_1_are_not_counted_as_worth_more() -> None:
+    """Of one class of several all are, whatever the classes' shares; rounding decided."""
+    for classes in (2, 3, 5, 8, 13):
+        numbers = np.random.default_rng(classes).integers(0, classes, 200)
+        found = pc.onset(functional.cross_entropy, numbers, output_shape=classes)
+        assert found.ratios == pytest.approx(np.ones(classes - 1), abs=1e-9)
+        assert f"; 0 of {classes - 1} mode" in repr(found)
+
+
 def test_an_output_of_another_shape() -> None:
     """A Gaussian that also gives its std has signal in its variance: y^2 beside y."""
     y = np.random.default_rng(1).standard_normal((4000, 1)) * 3

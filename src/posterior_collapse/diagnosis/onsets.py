@@ -35,6 +35,7 @@ from posterior_collapse.models.modules import keeping_state
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
 from posterior_collapse.theory.noise import few_samples
+from posterior_collapse.theory.thresholds import ROUNDING
 from posterior_collapse.theory.whitening import white_inputs
 
 MOST_PUSHES = 1024
@@ -72,7 +73,9 @@ class Onset(Record):
         return float(self.ratios.max(initial=0.0))
 
     def __repr__(self) -> str:
-        above, modes = np.count_nonzero(self.ratios > 1), count_of(len(self.ratios), "mode")
+        # Those of one class of several are 1 but for rounding.
+        above = np.count_nonzero(self.ratios > 1 + ROUNDING)
+        modes = count_of(len(self.ratios), "mode")
         return (
             f"Onset(beta {self.beta:.6g}; {above} of {modes} worth more than 1; "
             f"loss {self.loss:.6g} per row)"
