@@ -152,6 +152,13 @@ def test_a_prior_of_other_units_is_named_as_what_is_wrong() -> None:
     assert one.kl == pytest.approx(pc.diagnose(from_callable(encode, latent_dim=6), ROWS).kl)
 
 
+def test_a_posterior_of_another_law_is_not_told_to_be_cut_in_two() -> None:
+    model = from_callable(lambda x: Laplace(x, torch.ones_like(x)), latent_dim=6)
+    with pytest.raises(InvalidArgumentError, match=r"encode: got a Laplace; .*and std") as said:
+        pc.diagnose(model, ROWS)
+    assert "[:2]" not in str(said.value)
+
+
 def test_what_needs_one_gaussian_prior_says_so() -> None:
     model = from_callable(encode, lambda z: z, latent_dim=6, prior=predicted)
     with pytest.raises(NotSolvedError, match="prior: got a function of x"):
