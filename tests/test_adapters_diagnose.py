@@ -34,6 +34,27 @@ class Planted(nn.Module):
         return LIVE * mean, LIVE * torch.full_like(mean, -2.0)
 
 
+@pytest.mark.parametrize("failure", [IndexError, AssertionError, ValueError])
+@pytest.mark.parametrize("rows", [60, 2500])
+def test_a_model_that_needs_all_rows_may_say_so_by_any_error(
+    failure: type[Exception], rows: int
+) -> None:
+    """That of an edge out of range is no RuntimeError, and ended a diagnosis that was done."""
+    x = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
+
+    def encode(some: Tensor) -> tuple[Tensor, Tensor]:
+        if len(some) != rows:
+            raise failure("index 59 is out of bounds")
+        return some, torch.full_like(some, -1.0)
+
+    found = pc.diagnose(from_callable(encode, lambda z: z, latent_dim=3), x, batch_size=rows)
+    assert found.n_active == 3
+    assert found.squared_error is not None
+    assert found._shown is None
+    with pytest.raises(pc.InvalidArgumentError, match=f"batch_size={rows}"):
+        pc.diagnose(from_callable(encode, lambda z: z, latent_dim=3), x, batch_size=50)
+
+
 def expected_kl() -> Tensor:
     mean = ROWS @ Planted().weight.detach()
     return LIVE * 0.5 * (mean.square() + np.exp(-2) - 1 + 2).mean(0)
