@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse.adapters import from_callable
@@ -53,6 +55,27 @@ def test_a_model_that_needs_all_rows_may_say_so_by_any_error(
     assert found._shown is None
     with pytest.raises(pc.InvalidArgumentError, match=f"batch_size={rows}"):
         pc.diagnose(from_callable(encode, lambda z: z, latent_dim=3), x, batch_size=50)
+
+
+@pytest.mark.parametrize("kind", ["loader", "pair", "sparse"])
+def test_rows_at_which_a_model_fails_are_counted_as_rows(kind: str) -> None:
+    """Of a loader its batches were: "10 of 100 rows: pass batch_size=100", of 200 rows.
+
+    A sparse matrix, which has no len(), ended in scipy's own error.
+    """
+
+    def fails(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        raise ValueError("all nodes are needed")
+
+    x = torch.ones(200, 3)
+    data: Any = {"loader": DataLoader(TensorDataset(x), batch_size=2), "pair": (x, x)}.get(kind)
+    if kind == "sparse":
+        data = sparse.csr_matrix(x.numpy())
+    spec = pc.CVAESpec(2) if kind == "pair" else pc.VAESpec(2)
+    model = from_callable(fails, lambda z, *given: z, latent_dim=2, spec=spec)
+    said = r"got 10 of 200 rows, .* batch_size=200 " if kind != "sparse" else "nodes are needed"
+    with pytest.raises(pc.InvalidArgumentError, match=said):
+        pc.diagnose(model, data, batch_size=10)
 
 
 def expected_kl() -> Tensor:
