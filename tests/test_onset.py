@@ -228,6 +228,9 @@ def test_a_condition_leaves_what_it_does_not_explain() -> None:
     spectrum = pc.forecast((x, y), pc.CVAESpec(4)).spectrum
     assert found.ratios[:20] == pytest.approx(spectrum[:20], rel=1e-6)
     assert found.output.shape == y.shape
+    # As a pair they were two rows of as many numbers as both have, being of one shape.
+    paired = pc.onset(lambda o, y: 0.5 * (o - y).square().sum(1), (x, y))
+    assert paired.ratios == pytest.approx(found.ratios)
     few = BINARY[:, ::8]
     given = pc.onset(
         lambda o, y: functional.binary_cross_entropy_with_logits(o, y, reduction="sum"),

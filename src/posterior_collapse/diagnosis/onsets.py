@@ -99,8 +99,8 @@ def onset(
         loss: `loss(output, y)` of a batch in torch: one number for each row, or their mean or
             sum. Means over features, weights and constants are part of it: the onset is in its
             units, to be compared with the factor of a KL that is summed over units.
-        y: Targets, (rows, ...): an array or tensor, a `Dataset`, or a loader. Whole numbers stay
-            integers if outputs have another shape; otherwise the loss gets float64.
+        y: Targets, (rows, ...): an array or tensor, a `Dataset`, a loader, or a pair (x, y). Whole
+            numbers stay integers if outputs have another shape; otherwise the loss gets float64.
         x: A condition, (rows, features), if the decoder is given one: then only what the best
             output linear in x (a generalised linear model) leaves unexplained counts; a decoder
             that explains more of y by x has a lower onset, one that uses z differently for
@@ -185,6 +185,9 @@ def onset(
 
 def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     """Return targets as the loss wants them shaped, and the condition in rows."""
+    pair = x is None and isinstance(y, tuple) and len(y) == 2
+    if pair and all(getattr(part, "ndim", 0) > 1 for part in y):  # of as many features no two rows
+        x, y = y
     if isinstance(y, (np.ndarray, list, tuple)) or hasattr(y, "detach"):
         target = as_array("y", y)
     else:
