@@ -233,6 +233,15 @@ class OutputReader:
                 f"a tensor of each row's means, or a {of}, with likelihood {likelihood!r}",
                 f"Return its .mean, or pass a spec with likelihood={own!r}.",
             )
+        try:
+            output.mean  # noqa: B018
+        except NotImplementedError as error:
+            raise InvalidArgumentError(
+                "decode",
+                f"a {type(output).__name__}, whose mean torch does not know",
+                "a distribution that has a mean, which is what is shown and compared",
+                "Return one of a class derived from it, with a property mean.",
+            ) from error
         if isinstance(output, Normal) and self.spec.likelihood == "other":
             return Meant(output.loc, output.scale, validate_args=False)
         return cast(Distribution, output)
