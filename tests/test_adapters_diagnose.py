@@ -78,6 +78,24 @@ def test_rows_at_which_a_model_fails_are_counted_as_rows(kind: str) -> None:
         pc.diagnose(model, data, batch_size=10)
 
 
+def test_a_class_that_is_ruled_out_costs_nothing_where_it_is_not_there() -> None:
+    """As masked logits have it; 0 times minus infinity made it NaN."""
+    x = nn.functional.one_hot(torch.arange(12) % 3, 4).float()  # never the last
+    weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for classes in (3, 4):
+
+        def decode(z: Tensor, classes: int = classes) -> Tensor:
+            return nn.functional.pad(z @ weight, (0, classes - 3), value=-torch.inf)
+
+        spec = pc.VAESpec(2, sigma="input", likelihood="categorical")
+        model = from_callable(
+            lambda x: (x[:, :2], torch.zeros(len(x), 2)), decode, latent_dim=2, spec=spec
+        )
+        found.append(pc.log_likelihood(model, x[:, :classes], samples=200).nll)
+    assert found[1] == pytest.approx(found[0])
+
+
 def expected_kl() -> Tensor:
     mean = ROWS @ Planted().weight.detach()
     return LIVE * 0.5 * (mean.square() + np.exp(-2) - 1 + 2).mean(0)

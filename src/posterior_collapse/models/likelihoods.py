@@ -299,7 +299,8 @@ class OneHots(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return each feature's part, (..., dim), of the log probability of rows (..., dim)."""
-        return value * self.logits
+        # A class that is ruled out costs nothing where it is not there.
+        return torch.where(value > 0, value * self.logits, 0.0)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return one draw, (..., dim)."""
