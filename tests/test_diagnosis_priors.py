@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    Cauchy,
     Independent,
     Laplace,
     MixtureSameFamily,
@@ -124,6 +126,15 @@ def test_a_prior_of_a_batch_of_one_is_one_for_all_rows() -> None:
     assert level.posterior_std == pytest.approx(0.5)
     assert level.aggregate_std == pytest.approx(flat.levels[0].aggregate_std)
     assert batch.kl == flat.kl
+
+
+def test_a_prior_without_a_std_has_one_of_1() -> None:
+    """Infinite, it left no width to the cells of a histogram."""
+    prior = Cauchy(torch.zeros(6), torch.ones(6))
+    (level,) = pc.diagnose(from_callable(encode, latent_dim=6, prior=prior), ROWS).levels
+    assert level.prior_std.tolist() == [1.0] * 6
+    assert np.isfinite(level._histogram.edges).all()
+    assert level._histogram.share.sum(1) == pytest.approx(np.ones(6), abs=0.01)
 
 
 def test_a_mixture_prior_by_sampling() -> None:
