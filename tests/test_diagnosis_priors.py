@@ -137,6 +137,26 @@ def test_a_prior_without_a_std_has_one_of_1() -> None:
     assert level._histogram.share.sum(1) == pytest.approx(np.ones(6), abs=0.01)
 
 
+def test_a_prior_of_one_number_for_all_units() -> None:
+    """`diagnose` takes it; here it ended in an index out of range."""
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    options = {"latent_dim": 2, "spec": pc.VAESpec(2, sigma="input")}
+    found = [
+        pc.log_likelihood(
+            from_callable(
+                lambda x: (x[:, :2], torch.zeros(len(x), 2)),
+                lambda z: torch.cat([z, z[:, :1]], 1),
+                prior=prior,
+                **options,
+            ),
+            x,
+            samples=50,
+        ).nll
+        for prior in (Normal(0.5, 0.7), Normal(torch.full((2,), 0.5), torch.full((2,), 0.7)))
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_a_mixture_prior_by_sampling() -> None:
     """Two clusters that the posterior follows: 4.5 nats against N(0, 1), in truth log 2."""
 

@@ -444,7 +444,7 @@ def _log_density(p: Distribution, value: Tensor) -> Tensor:
 def _log_normal(scaled: Tensor, std: Tensor) -> Tensor:
     """Log density, in float64, of samples that are `scaled` stds away from their mean."""
     units = scaled.shape[-1]
-    std = unexpanded(std)
+    std = unexpanded(std) if std.dim() else std[None]
     logs = std.log().sum(-1, dtype=torch.float64) * (units / std.shape[-1])
     squares = scaled.square().sum(-1, dtype=torch.float64)
     return -0.5 * squares - logs - units * HALF_LOG_2_PI
