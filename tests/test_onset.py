@@ -308,6 +308,27 @@ def test_modes_that_are_worth_just_1_are_not_counted_as_worth_more() -> None:
         assert f"; 0 of {classes - 1} mode" in repr(found)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16, np.int64])
+def test_class_numbers_of_any_type_are_what_torch_takes(dtype: Any) -> None:
+    """Of int32 it refuses to be a target, and to make them floats, as was said, is no help."""
+    numbers = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(dtype)
+    found = pc.onset(functional.cross_entropy, numbers, output_shape=(3, 2))
+    hot = np.eye(3)[numbers].reshape(200, -1)
+    spec = pc.VAESpec(2, likelihood="categorical")
+    # The mean over two positions is half of their sum.
+    assert found.beta == pytest.approx(pc.forecast(hot.reshape(200, 2, 3), spec).onset / 2)
+
+
+def test_targets_that_are_no_whole_numbers_are_as_precise_as_outputs_of_another_shape() -> None:
+    y = np.random.default_rng(2).standard_normal((500, 4), np.float32)
+
+    def likelihood(o: Tensor, y: Tensor) -> Tensor:
+        assert o.dtype == y.dtype == torch.float64
+        return (0.5 * (o[:, 0] - y).square() / o[:, 1].exp() + 0.5 * o[:, 1]).sum(1)
+
+    assert pc.onset(likelihood, y, output_shape=(2, 4)).beta > 0
+
+
 def test_an_output_of_another_shape() -> None:
     """A Gaussian that also gives its std has signal in its variance: y^2 beside y."""
     y = np.random.default_rng(1).standard_normal((4000, 1)) * 3

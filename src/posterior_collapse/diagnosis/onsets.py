@@ -138,8 +138,8 @@ def onset(
     if output_shape is not None:
         sides = output_shape if isinstance(output_shape, Sequence) else (output_shape,)
         shape = tuple(checks.whole("output_shape", side, least=1) for side in sides)
-    if shape == target.shape[1:]:
-        target = np.asarray(target, dtype=np.float64)
+    whole = shape != target.shape[1:] and target.dtype.kind != "f"
+    target = np.asarray(target, dtype=np.int64 if whole else np.float64)
     inputs, rank = np.ones((len(target), 1)), 0
     if condition is not None:
         inputs, rank = white_inputs(condition)
