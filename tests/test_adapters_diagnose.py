@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import posterior_collapse as pc
 from posterior_collapse.adapters import from_callable
@@ -32,6 +34,66 @@ class Planted(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean = self.drop(x) @ self.weight
         return LIVE * mean, LIVE * torch.full_like(mean, -2.0)
+
+
+@pytest.mark.parametrize("failure", [IndexError, AssertionError, ValueError])
+@pytest.mark.parametrize("rows", [60, 2500])
+def test_a_model_that_needs_all_rows_may_say_so_by_any_error(
+    failure: type[Exception], rows: int
+) -> None:
+    """That of an edge out of range is no RuntimeError, and ended a diagnosis that was done."""
+    x = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
+
+    def encode(some: Tensor) -> tuple[Tensor, Tensor]:
+        if len(some) != rows:
+            raise failure("index 59 is out of bounds")
+        return some, torch.full_like(some, -1.0)
+
+    found = pc.diagnose(from_callable(encode, lambda z: z, latent_dim=3), x, batch_size=rows)
+    assert found.n_active == 3
+    assert found.squared_error is not None
+    assert found._shown is None
+    with pytest.raises(pc.InvalidArgumentError, match=f"batch_size={rows}"):
+        pc.diagnose(from_callable(encode, lambda z: z, latent_dim=3), x, batch_size=50)
+
+
+@pytest.mark.parametrize("kind", ["loader", "pair", "sparse"])
+def test_rows_at_which_a_model_fails_are_counted_as_rows(kind: str) -> None:
+    """Of a loader its batches were: "10 of 100 rows: pass batch_size=100", of 200 rows.
+
+    A sparse matrix, which has no len(), ended in scipy's own error.
+    """
+
+    def fails(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+        raise ValueError("all nodes are needed")
+
+    x = torch.ones(200, 3)
+    data: Any = {"loader": DataLoader(TensorDataset(x), batch_size=2), "pair": (x, x)}.get(kind)
+    if kind == "sparse":
+        data = sparse.csr_matrix(x.numpy())
+    spec = pc.CVAESpec(2) if kind == "pair" else pc.VAESpec(2)
+    model = from_callable(fails, lambda z, *given: z, latent_dim=2, spec=spec)
+    said = r"got 10 of 200 rows, .* batch_size=200 " if kind != "sparse" else "nodes are needed"
+    with pytest.raises(pc.InvalidArgumentError, match=said):
+        pc.diagnose(model, data, batch_size=10)
+
+
+def test_a_class_that_is_ruled_out_costs_nothing_where_it_is_not_there() -> None:
+    """As masked logits have it; 0 times minus infinity made it NaN."""
+    x = nn.functional.one_hot(torch.arange(12) % 3, 4).float()  # never the last
+    weight = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    found = []
+    for classes in (3, 4):
+
+        def decode(z: Tensor, classes: int = classes) -> Tensor:
+            return nn.functional.pad(z @ weight, (0, classes - 3), value=-torch.inf)
+
+        spec = pc.VAESpec(2, sigma="input", likelihood="categorical")
+        model = from_callable(
+            lambda x: (x[:, :2], torch.zeros(len(x), 2)), decode, latent_dim=2, spec=spec
+        )
+        found.append(pc.log_likelihood(model, x[:, :classes], samples=200).nll)
+    assert found[1] == pytest.approx(found[0])
 
 
 def expected_kl() -> Tensor:

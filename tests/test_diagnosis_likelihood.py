@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -272,6 +273,14 @@ def test_one_sample_has_no_error_bar():
     assert len(found.notes) == 1
 
 
+def test_one_row_is_told_as_one_and_without_an_error():
+    model, (x, _) = make("vae").eval(), data(SPECS["vae"])
+    text = repr(log_likelihood(model, x[:1], exact=False, samples=1))
+    assert re.search(r"nll -?[\d.]+ nats over 1 row; 1 sample, effective 1 ", text)
+    assert "nan" not in text
+    assert " nats over 30 rows; exact)" in repr(log_likelihood(model, x))
+
+
 class Ring(LatentModel):
     """A model of someone else's, no module: y is on a ring, its angle is the latent."""
 
@@ -310,6 +319,32 @@ def test_a_std_that_was_only_assumed_is_noted():
     spec = pc.VAESpec(2, sigma="input", eta_dec=0.7)
     known = from_callable(lambda x: encode(x).chunk(2, -1), decode, spec=spec, **options)
     assert not any("std is not known" in note for note in log_likelihood(known, x).notes)
+
+
+def test_a_gaussian_that_the_decoder_itself_returned_is_no_stand_in():
+    """Of likelihood "other" it was refused as a mean alone: return a distribution, it was told."""
+    U = torch.tensor([[1.0, 0.5], [0.0, 1.0], [0.5, -0.5]])
+    std = torch.tensor([0.5, 1.0, 2.0])
+
+    def decode(z):
+        return Normal(z @ U.T, std)
+
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    precision = U.T @ torch.diag(std**-2) @ U + torch.eye(2)
+    covariance = torch.linalg.inv(precision)
+
+    def encode(x):  # about the posterior itself
+        mean = x @ torch.diag(std**-2) @ U @ covariance
+        return mean, covariance.diagonal().log().expand(len(x), 2)
+
+    model = from_callable(
+        encode, decode, latent_dim=2, spec=pc.VAESpec(2, sigma="input", likelihood="other")
+    )
+    found = log_likelihood(model, x, samples=4000)
+    truth = multivariate_normal(np.zeros(3), (U @ U.T + torch.diag(std**2)).numpy())
+    assert found.nll == pytest.approx(-truth.logpdf(x.numpy()).mean(), abs=5 * found.sampling_error)
+    assert found.sampling_error < 0.01
+    assert pc.diagnose(model, x, importance_samples=100).nll == pytest.approx(found.nll, abs=0.1)
 
 
 def test_data_come_in_many_forms():

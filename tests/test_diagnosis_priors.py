@@ -2,12 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import (
     Bernoulli,
     Categorical,
+    Cauchy,
     Independent,
     Laplace,
     MixtureSameFamily,
@@ -76,6 +78,27 @@ def test_a_conditional_model_with_a_learned_prior() -> None:
     assert found.loss == pytest.approx(found.reconstruction + found.kl)
 
 
+def test_pictures_are_decoded_where_latents_with_a_prior_of_their_own_lie() -> None:
+    """Around 5; in units of the prior, which is what is found of a unit, they lie around 0."""
+
+    def around(x):
+        return 5 + 0.2 * x[:, :2], torch.full((len(x), 2), -6.0)
+
+    def prior(x):
+        return torch.full((len(x), 2), 5.0), torch.full((len(x), 2), 0.1)
+
+    decode = nn.Linear(2, 6, bias=False)
+    with torch.no_grad():
+        decode.weight.copy_(torch.eye(6, 2))
+    found = pc.diagnose(from_callable(around, decode, latent_dim=2, prior=prior), ROWS)
+    for one in found._shown.traversals[0]:
+        seen = one.outputs[:, one.unit]
+        mean = around(ROWS)[0][:, one.unit]
+        assert seen[3] == pytest.approx(mean.mean().item(), abs=1e-3)
+        std = math.sqrt(mean.var().item() + math.exp(-6))
+        assert seen[-1] - seen[0] == pytest.approx(4 * std, rel=1e-3)
+
+
 def test_a_fixed_normal_and_other_families() -> None:
     prior = Normal(torch.full((6,), 0.3), torch.full((6,), 0.7))
     found = pc.diagnose(from_callable(encode, latent_dim=6, prior=prior), ROWS)
@@ -90,6 +113,48 @@ def test_a_fixed_normal_and_other_families() -> None:
     truth = (q.log_prob(z) - laplace.log_prob(z)).mean((0, 1))
     assert found.levels[0].kl == pytest.approx(truth.numpy(), abs=0.01)
     assert any("found by sampling" in note for note in found.notes)
+
+
+def test_a_prior_of_a_batch_of_one_is_one_for_all_rows() -> None:
+    """It was taken for each row's own, and stds were told in its units without a word."""
+    flat, batch = (
+        pc.diagnose(from_callable(encode, latent_dim=6, prior=Normal(zeros, zeros + 0.7)), ROWS)
+        for zeros in (torch.zeros(6), torch.zeros(1, 6))
+    )
+    (level,) = batch.levels
+    assert level.prior_std == pytest.approx(0.7)
+    assert level.posterior_std == pytest.approx(0.5)
+    assert level.aggregate_std == pytest.approx(flat.levels[0].aggregate_std)
+    assert batch.kl == flat.kl
+
+
+def test_a_prior_without_a_std_has_one_of_1() -> None:
+    """Infinite, it left no width to the cells of a histogram."""
+    prior = Cauchy(torch.zeros(6), torch.ones(6))
+    (level,) = pc.diagnose(from_callable(encode, latent_dim=6, prior=prior), ROWS).levels
+    assert level.prior_std.tolist() == [1.0] * 6
+    assert np.isfinite(level._histogram.edges).all()
+    assert level._histogram.share.sum(1) == pytest.approx(np.ones(6), abs=0.01)
+
+
+def test_a_prior_of_one_number_for_all_units() -> None:
+    """`diagnose` takes it; here it ended in an index out of range."""
+    x = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
+    options = {"latent_dim": 2, "spec": pc.VAESpec(2, sigma="input")}
+    found = [
+        pc.log_likelihood(
+            from_callable(
+                lambda x: (x[:, :2], torch.zeros(len(x), 2)),
+                lambda z: torch.cat([z, z[:, :1]], 1),
+                prior=prior,
+                **options,
+            ),
+            x,
+            samples=50,
+        ).nll
+        for prior in (Normal(0.5, 0.7), Normal(torch.full((2,), 0.5), torch.full((2,), 0.7)))
+    ]
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_a_mixture_prior_by_sampling() -> None:
@@ -116,6 +181,13 @@ def test_a_prior_of_other_units_is_named_as_what_is_wrong() -> None:
         assert "6 units of z1" in str(caught.value)
     one = pc.diagnose(from_callable(encode, latent_dim=6, prior=Normal(0.0, 1.0)), ROWS)
     assert one.kl == pytest.approx(pc.diagnose(from_callable(encode, latent_dim=6), ROWS).kl)
+
+
+def test_a_posterior_of_another_law_is_not_told_to_be_cut_in_two() -> None:
+    model = from_callable(lambda x: Laplace(x, torch.ones_like(x)), latent_dim=6)
+    with pytest.raises(InvalidArgumentError, match=r"encode: got a Laplace; .*and std") as said:
+        pc.diagnose(model, ROWS)
+    assert "[:2]" not in str(said.value)
 
 
 def test_what_needs_one_gaussian_prior_says_so() -> None:

@@ -263,6 +263,7 @@ def test_outputs_of_the_wrong_shape_are_refused(model, said) -> None:
         ({"seed": -1}, "seed: got -1"),
         ({"seed": 0.5}, "seed: got 0.5"),
         ({"delta": 2.0}, "delta: got 2.0"),
+        ({"delta": 0}, r"delta: got 0; .* above 0 and below 1\. Pass delta=0\.05\.$"),
         ({"epsilon": float("nan")}, "epsilon"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"importance_samples": -1}, "importance_samples: got -1"),

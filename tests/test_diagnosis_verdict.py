@@ -218,6 +218,18 @@ def test_information_that_few_rows_cannot_show_is_flagged() -> None:
     assert diagnose_arrays(mean, np.array(std)).notes == ()
 
 
+@pytest.mark.parametrize(("truth", "n"), [(6.0, 100), (4.0, 30), (8.0, 1000)])
+def test_what_saturated_information_lacks_is_more_than_one_nat(truth: float, n: int) -> None:
+    """Near log n the note said "up to about 0.8 nats" of 1.6, and never more than 1."""
+    std, short, said = math.exp(-truth), [], []
+    for seed in range(10):
+        mean = np.random.default_rng(seed).standard_normal((n, 1)) * math.sqrt(1 - std**2)
+        found = diagnose_arrays(mean, np.array(std))
+        short.append(truth - found.levels[0].information[0])
+        said.append(float(found.notes[0].split("about ")[1].split(" nats")[0]))
+    assert np.mean(said) == pytest.approx(np.mean(short), rel=0.15)
+
+
 def test_a_unit_that_may_be_active_is_not_just_called_collapsed() -> None:
     """Var E[z|x] = 0.015 is 0.0075 nats; 20 rows cannot tell that from the limit, 0.005."""
     mean = np.random.default_rng(0).standard_normal((20, 1))

@@ -157,9 +157,11 @@ def test_only_alike_moments_are_added() -> None:
     ):
         refused("^moments: got Moments.*the same features", m.__add__, other)
         refused("^moments: got Moments.*the same features", other.__add__, m)
-    refused(
-        "^moments: got a sum with moments of matrices", m.__add__, pc.Moments.from_matrices(m.xx)
-    )
+    words = "^moments: got a sum with moments of matrices"
+    for n in (None, 40):  # of how many rows they are does not tell how far their means are apart
+        one = pc.Moments.from_matrices(m.xx, n=n)
+        for first, second in ((one, one), (m, one), (one, m)):
+            refused(words, first.__add__, second)
 
 
 @pytest.mark.parametrize("other", [X, 1, None])

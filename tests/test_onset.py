@@ -228,6 +228,9 @@ def test_a_condition_leaves_what_it_does_not_explain() -> None:
     spectrum = pc.forecast((x, y), pc.CVAESpec(4)).spectrum
     assert found.ratios[:20] == pytest.approx(spectrum[:20], rel=1e-6)
     assert found.output.shape == y.shape
+    # As a pair they were two rows of as many numbers as both have, being of one shape.
+    paired = pc.onset(lambda o, y: 0.5 * (o - y).square().sum(1), (x, y))
+    assert paired.ratios == pytest.approx(found.ratios)
     few = BINARY[:, ::8]
     given = pc.onset(
         lambda o, y: functional.binary_cross_entropy_with_logits(o, y, reduction="sum"),
@@ -294,6 +297,36 @@ def test_many_positions_are_blocks() -> None:
     found = pc.onset(tokens, one_hot)
     assert found.ratios[:50] == pytest.approx(over(one_hot, lambda m: m)[:50], rel=1e-6)
     assert found.notes == ("120 directions were left out, along which the loss is constant",)
+
+
+def test_modes_that_are_worth_just_1_are_not_counted_as_worth_more() -> None:
+    """Of one class of several all are, whatever the classes' shares; rounding decided."""
+    for classes in (2, 3, 5, 8, 13):
+        numbers = np.random.default_rng(classes).integers(0, classes, 200)
+        found = pc.onset(functional.cross_entropy, numbers, output_shape=classes)
+        assert found.ratios == pytest.approx(np.ones(classes - 1), abs=1e-9)
+        assert f"; 0 of {classes - 1} mode" in repr(found)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint16, np.int64])
+def test_class_numbers_of_any_type_are_what_torch_takes(dtype: Any) -> None:
+    """Of int32 it refuses to be a target, and to make them floats, as was said, is no help."""
+    numbers = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(dtype)
+    found = pc.onset(functional.cross_entropy, numbers, output_shape=(3, 2))
+    hot = np.eye(3)[numbers].reshape(200, -1)
+    spec = pc.VAESpec(2, likelihood="categorical")
+    # The mean over two positions is half of their sum.
+    assert found.beta == pytest.approx(pc.forecast(hot.reshape(200, 2, 3), spec).onset / 2)
+
+
+def test_targets_that_are_no_whole_numbers_are_as_precise_as_outputs_of_another_shape() -> None:
+    y = np.random.default_rng(2).standard_normal((500, 4), np.float32)
+
+    def likelihood(o: Tensor, y: Tensor) -> Tensor:
+        assert o.dtype == y.dtype == torch.float64
+        return (0.5 * (o[:, 0] - y).square() / o[:, 1].exp() + 0.5 * o[:, 1]).sum(1)
+
+    assert pc.onset(likelihood, y, output_shape=(2, 4)).beta > 0
 
 
 def test_an_output_of_another_shape() -> None:

@@ -146,6 +146,8 @@ def every_kind(rng):
     ):  # fmt: skip
         yield hierarchy(rng, one, two)
     yield hierarchy(rng, number_, learned, "bernoulli")
+    data, spec = hierarchy(rng, number_, number_, "bernoulli")
+    yield data, spec.replace(eta_dec=1.0)
     yield hierarchy(rng, learned, learned, "poisson")
     data, spec = hierarchy(rng, learned, learned, "bernoulli")
     yield data, spec.replace(eta_dec="learned")

@@ -157,3 +157,26 @@ def test_what_is_no_count_is_pointed_out(likelihood) -> None:
     if likelihood == "poisson":
         notes = pc.forecast((counts[:, :2], np.log1p(counts[:, 2:])), given).notes
         assert any("are no counts" in note for note in notes)
+
+
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative-binomial"])
+def test_matrices_do_not_tell_the_noise_of_counts(likelihood) -> None:
+    """Their means were taken for 0: all features "carry nothing", and no unit lives."""
+    moments = pc.Moments.from_matrices(np.diag([0.2, 0.1]), n=100)
+    with pytest.raises(pc.DataError, match=r"no means, as moments of matrices .* Pass the rows"):
+        pc.forecast(moments, pc.VAESpec(2, likelihood=likelihood))
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative-binomial"])
+def test_features_of_mean_0_are_no_counts(likelihood) -> None:
+    """Standardised by somebody: their onset was said to be 1e16 or more."""
+    counts = np.random.default_rng(0).poisson([3.0, 0.05, 0.002], (2000, 3)).astype(float)
+    spec = pc.VAESpec(1, likelihood=likelihood)
+    scaled = pc.Moments.from_arrays((counts - counts.mean(0)) / counts.std(0))
+    with pytest.raises(pc.DataError, match=r"feature \d of mean .* variance 1; .*not negative"):
+        pc.forecast(scaled, spec)
+    one = np.zeros((2000, 2))
+    one[3] = [1, 1000]  # as much as a mean allows
+    allowed = pc.forecast(pc.Moments.from_arrays(one), spec)
+    if likelihood == "poisson":
+        assert allowed.spectrum[0] == pytest.approx(1001 * 1999 / 2000)

@@ -183,3 +183,19 @@ def test_scales_that_fit_no_float_are_refused_in_one_line() -> None:
     spec = pc.HVAESpec((1, 1), (1e50, 1e-50), 1e50, 1e50, "learned", 1e-50)
     with pytest.raises(pc.InvalidArgumentError, match="fit no float"):
         pc.forecast(DATA, spec)
+
+
+def test_a_chain_is_advised_on_its_sigmas_as_a_hierarchy_is() -> None:
+    """That no sigma alone is enough was said without looking."""
+    x = pc.load("digits").x
+    two = pc.HVAESpec((16, 16), (1.0, 9.0), 0.5, sigma_1=0.5, sigma_2=0.9)
+    chain = pc.ChainSpec((16, 16), (1.0, 9.0), (0.5, 0.5), sigmas=(0.5, 0.9))
+    advice = [pc.forecast(x, spec).advice(active=3).changes for spec in (two, chain)]
+    expected, found = (
+        {c.name: c.value for c in changes if c.name.startswith("sigma")} for changes in advice
+    )
+    assert found == expected
+    assert found
+    for name, value in found.items():
+        changed = chain.with_level("sigma", int(name[-1]), value)
+        assert pc.forecast(x, changed).n_active >= 3

@@ -61,6 +61,26 @@ def test_beside_what_the_condition_tells_the_rest_is_as_alone(likelihood, x, tol
     assert f"{told.shape[1]} of {told.shape[1] + noise.shape[1]} features" in beside.notes[-1]
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative-binomial", "categorical"])
+def test_an_empty_condition_leaves_the_target(likelihood) -> None:
+    y = {"categorical": CLASSES, "bernoulli": NOISE}.get(likelihood, 3 * NOISE)
+    choice = {"latent_dim": 2, "beta": 0.5, "likelihood": likelihood}
+    alone = pc.forecast(y, pc.VAESpec(**choice))
+    given = pc.forecast((np.empty((ROWS, 0)), y), pc.CVAESpec(**choice))
+    assert given.spectrum == pytest.approx(alone.spectrum, rel=1e-4)
+    assert given.loss == pytest.approx(alone.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["x", "y"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "categorical", "gaussian"])
+def test_a_missing_value_is_named_by_its_place(likelihood, name) -> None:
+    """Of y it was said to be in x, and in x it ended in an error of SciPy."""
+    given = {"x": X.copy(), "y": ONE_HOT_NOISE.copy()}
+    given[name][7, 1] = np.nan
+    with pytest.raises(pc.DataError, match=f"^{name}: got nan at row 7, column 1"):
+        pc.forecast((given["x"], given["y"]), pc.CVAESpec(1, likelihood=likelihood))
+
+
 def test_a_single_row_on_the_wrong_side_is_enough() -> None:
     y = SEPARABLE[:, :1].copy()
     y[0] = 1 - y[0]

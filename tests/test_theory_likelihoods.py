@@ -171,6 +171,17 @@ def test_the_level_next_to_the_data_of_a_hierarchy() -> None:
         np.testing.assert_allclose(mine.critical_beta, other.critical_beta, rtol=1e-6)
     assert np.isnan(found.levels[0].critical_eta_dec).all()
     assert np.isfinite(found.levels[1].critical_eta_dec).any()
+    assert found.phase_diagram([1.0]).eta_decs.tolist() == [0.6]
+
+
+@pytest.mark.parametrize("sigma_2", ["learned", 0.7])
+def test_the_std_between_the_levels_is_the_only_one_that_a_unit_depends_on(sigma_2) -> None:
+    """At eta_dec = 1, which is also the noise of the data, it was taken for both."""
+    spec = pc.HVAESpec((4, 2), (0.4, 0.2), sigma_1=0.5, sigma_2=sigma_2, likelihood="bernoulli")
+    for unit, critical in enumerate(pc.forecast(BINARY, spec).levels[1].critical_eta_dec):
+        for value, lives in ((0.999 * critical, True), (1.001 * critical, False)):
+            level = pc.forecast(BINARY, spec.replace(eta_dec=value)).levels[1]
+            assert (level.status[unit] != "collapsed") == lives
 
 
 def test_parameters_read_the_data_and_give_logits() -> None:
@@ -193,6 +204,22 @@ def test_parameters_read_the_data_and_give_logits() -> None:
     said, gained = constant - found.loss, constant - np.mean(draws) - spec.beta * kl
     assert np.std(pairs) / math.sqrt(len(pairs)) < 0.05 * said
     assert 0.6 < gained / said < 1
+
+
+def test_parameters_of_a_pair_read_x_as_it_is() -> None:
+    """It was divided by the noise of y, or not at all where they have not as many features."""
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((600, 4)) * [3, 1, 0.5, 2]
+    y = (rng.random((600, 6)) < special.expit(x @ rng.standard_normal((4, 6)))).astype(float)
+    found = pc.forecast((x, y), pc.VAESpec(3, beta=0.02, likelihood="bernoulli"))
+    p, noise = found.parameters(), np.sqrt(y.mean(0) * (1 - y.mean(0)))
+    read, white = x @ p["W1"].T + p["b1"], (y - y.mean(0)) / noise
+    # Of a Gaussian's optimum: E mm', and E tm' of the target t = U1 m + U1 noise of z.
+    level = found.levels[0]
+    variance = level.encoder_singular_values**2
+    np.testing.assert_allclose(read.T @ read / len(x), np.diag(variance), atol=1e-9)
+    best = white.T @ read / len(x) / (variance + level.posterior_std**2)
+    np.testing.assert_allclose(p["U1"] * noise[:, None], best, atol=1e-9)
 
 
 # A condition

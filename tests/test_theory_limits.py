@@ -175,6 +175,24 @@ def test_biases() -> None:
         pc.forecast(x, spec, bias="some")
 
 
+def test_an_encoders_bias_is_none_of_its_weights() -> None:
+    """Of a pair `W1` had a column more than x has features, and `b1` was 0."""
+    x = SMALL + np.array([2, 0, 1, 0, 0, 3])
+    y = x[:, :2] + 1
+    f = pc.forecast((x, y), pc.VAESpec(2, 0.8, 0.7), bias="encoder")
+    p = f.parameters()
+    mean, variance = x @ p["W1"].T + p["b1"], p["sigma_1"] ** 2
+    error = (
+        np.square(y - mean @ p["U1"].T - p["c1"]).sum(1).mean() + (p["U1"] ** 2 @ variance).sum()
+    )
+    kl = (np.square(mean).mean(0) + variance - 1 - np.log(variance)).sum() / 2
+    assert f.loss == pytest.approx(error / 2 / 0.49 + np.log(2 * np.pi * 0.49) + 0.8 * kl)
+    assert not p["c1"].any()
+    m = pc.Moments.from_arrays(x, y, center=False)
+    with pytest.raises(pc.DataError, match="matrices, which tell no means"):
+        pc.forecast(pc.Moments.from_matrices(m.xx, m.yx, m.yy), f.spec, bias="encoder")
+
+
 def test_perfect_condition_collapses_everything() -> None:
     y = SMALL @ RNG.standard_normal((6, 4)) + 1
     f = pc.forecast(pc.Moments.from_arrays(SMALL, y), pc.CVAESpec(4, eta_dec=1e-3))

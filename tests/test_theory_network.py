@@ -211,6 +211,17 @@ def test_gaussian_data_have_no_gap_and_binary_positions_are_bernoullis() -> None
     assert ceiling("gaussian", quantiles, 0.0) == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.parametrize("widths", [(2,), (3,), (4,), (2, 2), (3, 2)])
+def test_of_one_position_nothing_is_left_between_onset_and_ceiling(widths) -> None:
+    """Where beta is 1, E (q/p)^(1/beta) is 1 of every q; the search failed along constants."""
+    rng = np.random.default_rng(len(widths))
+    rows = np.hstack([np.eye(w)[rng.integers(0, w, 400) % rng.integers(2, w + 1)] for w in widths])
+    f = pc.forecast(rows, pc.VAESpec(1, likelihood="categorical"), network=True)
+    if len(widths) == 1:
+        assert f.ceiling == pytest.approx(1, rel=1e-9)
+    assert f.onset <= f.ceiling < 1.5
+
+
 def test_digits_and_the_forecast() -> None:
     found = pc.forecast(DIGITS, pc.VAESpec(4, beta=2.0, eta_dec=0.5), network=True)
     assert found.onset * 0.25 == pytest.approx(0.699, abs=1e-3)

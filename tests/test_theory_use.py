@@ -192,6 +192,10 @@ def test_advice_says_when_the_condition_leaves_nothing() -> None:
     assert f.advice().text == (
         "0 of 2 units are active: x explains all of y, so no setting can keep a unit."
     )
+    same = pc.forecast((np.ones((len(y), 1)), y), pc.VAESpec(2))
+    assert same.advice().text == (
+        "0 of 2 units are active: x tells nothing of y, so no setting can keep a unit."
+    )
 
 
 @pytest.mark.parametrize(
@@ -396,6 +400,12 @@ def test_a_spec_is_asked_for(call) -> None:
 def test_a_condition_is_asked_for(call) -> None:
     with pytest.raises(pc.DataError, match="no target y"):
         call(DIGITS, pc.CVAESpec(2))
+
+
+@pytest.mark.parametrize("restarts", [0, 1.5, "8"])
+def test_restarts_are_counted_in_whole_numbers(restarts) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"restarts: got .* whole number of at least 1"):
+        pc.minimise(DIGITS, pc.VAESpec(2), restarts=restarts)
 
 
 def test_minimise_takes_an_array() -> None:

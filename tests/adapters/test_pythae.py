@@ -239,6 +239,8 @@ def test_a_forward_of_ones_own_is_said_to_be_out_of_sight() -> None:
         ("BetaTCVAE", {"alpha": 2.0, "beta": 2.0, "gamma": 2.0}, 2.0, None),
         ("BetaTCVAE", {"alpha": 2.0, "beta": 6.0}, 2.0, r"beta is alpha \(2\)"),
         ("BetaTCVAE", {"alpha": 0.0}, None, "alpha 0"),
+        ("BetaVAE", {"beta": 0.0}, None, r"the KL no weight \(0\)"),
+        ("DisentangledBetaVAE", {"beta": 0.0, "C": 0.0}, None, r"the KL no weight \(0\)"),
         ("DisentangledBetaVAE", {"beta": 3.0, "C": 0.0}, 3.0, None),
         ("DisentangledBetaVAE", {"beta": 3.0, "C": 5.0}, None, "C = 5 nats, at beta 3"),
         ("INFOVAE_MMD", {"alpha": 0.25, "lbd": 0.75}, 0.75, None),

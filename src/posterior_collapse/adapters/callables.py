@@ -409,7 +409,10 @@ def _named(modules: Iterable[nn.Module]) -> list[nn.Module]:
 def _known_prior(prior: Any) -> Distribution | Callable[[Tensor], Any]:
     found = elementwise(prior, lead=0)
     if isinstance(found, MultivariateNormal) and independent(found):
-        return Normal(found.mean, found.stddev, validate_args=False)
+        found = Normal(found.mean, found.stddev, validate_args=False)
+    if isinstance(found, Normal) and found.mean.dim() == 2 and len(found.mean) == 1:
+        # A batch of one latent: the prior of all rows, not that of a row.
+        found = Normal(found.mean[0].detach(), found.stddev[0].detach(), validate_args=False)
     if isinstance(found, Distribution) or callable(found):
         return cast("Distribution | Callable[[Tensor], Any]", found)
     raise InvalidArgumentError(

@@ -20,6 +20,7 @@ from posterior_collapse.adapters.libraries import needing
 from posterior_collapse.adapters.outputs import posterior_of
 from posterior_collapse.data.loaders import seeded
 from posterior_collapse.diagnosis.certificate import Residual, Residuals
+from posterior_collapse.diagnosis.levels import DIVERGED_KL
 from posterior_collapse.diagnosis.statistics import row_chooser
 from posterior_collapse.errors import (
     DataError,
@@ -260,12 +261,14 @@ class CollapseMonitor(Callback):
         are = "is" if 1 in (found.active, len(found.kl)) else "are"
         warnings.warn(
             f"{found.active} of {count_of(len(found.kl), 'unit')} {are} active after "
-            f"{count_of(found.step, 'step')} (KL {sum(found.kl):.3g} nats). {self._action()}",
+            f"{count_of(found.step, 'step')} (KL {sum(found.kl):.3g} nats). {self._action(found)}",
             stacklevel=2,
         )
 
-    def _action(self) -> str:
+    def _action(self, found: Measured) -> str:
         """What to do about collapse, by whether the objective asks for it."""
+        if not all(kl <= DIVERGED_KL for kl in found.kl):  # NaN too
+            return "The posterior has diverged: clamp log_var, or lower the learning rate."
         optimiser = "lengthen the KL warm-up, lower the learning rate or restart from another seed"
         # What the theory does not solve must not end a training run.
         with contextlib.suppress(PosteriorCollapseError):

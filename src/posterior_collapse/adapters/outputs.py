@@ -136,10 +136,15 @@ def _described(output: Any) -> str:
 
 
 def _how_to_return_two(output: Any) -> str:
+    if isinstance(output, Distribution):
+        return (
+            "Return a Normal: that which a flow transforms, or, as an approximation, one of this "
+            "posterior's mean and std."
+        )
     if isinstance(output, Tensor):
         return f"If it holds both, wrap it: lambda x: encode(x).chunk(2, dim=-1). {NO_POSTERIOR}"
     names = output if isinstance(output, Mapping) else getattr(output, "__dict__", ())
-    if names and not isinstance(output, (Sequence, Distribution)):
+    if names and not isinstance(output, Sequence):
         return f"Return the two of its {', '.join(map(str, names))} that are those."
     parts = output if isinstance(output, Sequence) else ()
     shapes = [getattr(part, "shape", None) for part in parts]
@@ -228,6 +233,15 @@ class OutputReader:
                 f"a tensor of each row's means, or a {of}, with likelihood {likelihood!r}",
                 f"Return its .mean, or pass a spec with likelihood={own!r}.",
             )
+        try:
+            output.mean  # noqa: B018
+        except NotImplementedError as error:
+            raise InvalidArgumentError(
+                "decode",
+                f"a {type(output).__name__}, whose mean torch does not know",
+                "a distribution that has a mean, which is what is shown and compared",
+                "Return one of a class derived from it, with a property mean.",
+            ) from error
         if isinstance(output, Normal) and self.spec.likelihood == "other":
             return Meant(output.loc, output.scale, validate_args=False)
         return cast(Distribution, output)

@@ -179,6 +179,13 @@ def _objective(model: Any, shape: Sequence[int] | None) -> _Objective:
     return found._replace(note=found.note or forward)
 
 
+def _weighted(model: Any) -> _Objective:
+    beta = float(model.beta)
+    if beta <= 0:
+        return _Objective(None, f"the objective gives the KL no weight ({beta:g})")
+    return _Objective(beta)
+
+
 def _beta_tc(model: Any) -> _Objective:
     alpha, beta, gamma = (float(getattr(model, name)) for name in ("alpha", "beta", "gamma"))
     if alpha <= 0 or beta < 0 or gamma < 0:
@@ -211,7 +218,7 @@ def _info(model: Any) -> _Objective:
 
 def _capacity(model: Any) -> _Objective:
     if model.C == 0:
-        return _Objective(float(model.beta))
+        return _weighted(model)
     return _Objective(
         None,
         f"the objective wants a KL of C = {model.C:g} nats, at beta {model.beta:g}: up to there it "
@@ -232,7 +239,7 @@ def _vamp(model: Any) -> _Objective:
 
 _OBJECTIVES: dict[str, Callable[[Any], _Objective]] = {
     "VAE": lambda model: _Objective(1.0),
-    "BetaVAE": lambda model: _Objective(float(model.beta)),
+    "BetaVAE": _weighted,
     "BetaTCVAE": _beta_tc,
     "DisentangledBetaVAE": _capacity,
     "FactorVAE": lambda model: _Objective(

@@ -132,7 +132,7 @@ def _failed(
             f"If it takes images, pass shape={shape} to from_callable.",
         )
     of_images = " If it takes images, pass shape= to from_callable." if flat else ""
-    n = len(data) if hasattr(data, "__len__") and not isinstance(data, (tuple, list)) else len(x)
+    n = rows_at_hand(data) or len(x)
     if n > len(x):
         return InvalidArgumentError(
             "batch_size",

@@ -27,6 +27,7 @@ from posterior_collapse.diagnosis.effects import (
     adds_input,
     decoder_effects,
     is_affine,
+    passed_over,
     show,
     squared_errors,
 )
@@ -313,8 +314,8 @@ def _levels(
             units = np.argsort(-level.kl)[:most]
             try:
                 effect, error = decoder_effects(found.model, number, x, y, units, found.generator)
-            except RuntimeError:
-                if len(x) == found.n:
+            except Exception as failure:  # of functions of the user's own, any
+                if len(x) == found.n or isinstance(failure, (DataError, InvalidArgumentError)):
                     raise
                 notes.append(f"effects on the decoder{name}: none, as it takes no part of the rows")
                 levels.append(level)
@@ -349,7 +350,7 @@ def _signals(
     active = levels[0].that_are("active")
     # Rows are as far apart as their posteriors: in dead units they do not differ.
     scale = np.where(active, levels[0].posterior_std, np.inf)
-    with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+    with passed_over():
         if active.any() and is_affine(found.model, *found.some_rows, found.generator):
             scale = np.full_like(scale, np.inf)  # it uses a unit alike in every part
     mixed = False
@@ -363,7 +364,7 @@ def _signals(
 def _decoder_errors(found: Collected) -> dict[str, Any]:
     """Squared errors at the posterior's means and samples; nothing where they cannot be known."""
     if found.decodes and not found.unjudged:
-        with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+        with passed_over():
             return squared_errors(found.model, *found.some_rows, found.generator)
     return {}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from posterior_collapse.data.about import About
 from posterior_collapse.diagnosis.reading import prior_of
 from posterior_collapse.diagnosis.results import LevelDiagnosis
 from posterior_collapse.diagnosis.scores import elementwise, linked
+from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.likelihoods import draw
 
@@ -34,6 +35,20 @@ STOPS = (-2.0, -4 / 3, -2 / 3, 0.0, 2 / 3, 4 / 3, 2.0)
 MOST_UNITS, MOST_ROWS = 32, 8
 MOST_NUMBERS = 2**21
 """Of the outputs that are kept of a level: 8 MiB."""
+
+
+@contextlib.contextmanager
+def passed_over() -> Iterator[None]:
+    """Pass over what a model raises that needs all rows at once: of people's own functions any.
+
+    What this package says of them is no such thing.
+    """
+    try:
+        yield
+    except (DataError, InvalidArgumentError):
+        raise
+    except Exception:
+        return
 
 
 @torch.no_grad()
@@ -203,7 +218,7 @@ def show(
     shape of an image and what features are called.
     """
     x, y = x[:MOST_ROWS], None if y is None else y[:MOST_ROWS]
-    with contextlib.suppress(RuntimeError):  # of a model that needs all rows at once
+    with passed_over():
         latents = model.infer(x, y)
         outputs = decoded_mean(model, 1, latents[0], x)
         traversals = tuple(
@@ -230,6 +245,10 @@ def _traversals(
     for place, unit in enumerate(units):
         held[place, :, unit] += np.array(STOPS) * level.aggregate_std[unit]
     z = torch.from_numpy(held.reshape(-1, held.shape[-1])).to(like)
+    p = prior_of(model, x) if number == len(model.units) else None
+    if isinstance(p, Normal) and p.mean.dim() == 2:
+        # Of a prior that differs from row to row what was found is relative to a row's own.
+        z = p.mean.to(z) + p.stddev.to(z) * z
     outputs = _single(decoded_mean(model, number, z, x.expand(len(z), -1)))
     return [
         Traversal(unit, outputs[place * len(STOPS) : (place + 1) * len(STOPS)])

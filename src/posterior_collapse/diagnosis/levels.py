@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,10 +49,12 @@ MOST_ROWS = 1000
 
 def collapse_options(epsilon: object, delta: object) -> dict[str, float]:
     """Return eps and delta of (eps, delta)-collapse by name."""
-    number = checks.positive("delta", delta)
-    if number >= 1:
+    number = math.nan
+    with contextlib.suppress(InvalidArgumentError):
+        number = checks.positive("delta", delta)
+    if not number < 1:
         raise InvalidArgumentError(
-            "delta", number, "a share of the rows, below 1", "Pass delta=0.05."
+            "delta", delta, "a share of the rows, above 0 and below 1", "Pass delta=0.05."
         )
     return {"epsilon": checks.positive("epsilon", epsilon), "delta": number}
 
@@ -146,7 +149,8 @@ class LevelStatistics:
                 f"active: the information, up to {level.information[doubtful].max():.2g} nats, is "
                 f"within two errors of {ACTIVE_INFORMATION}"
             )
-        lacking = np.expm1(level.information) / kept
+        # exp(-seen) is about exp(-truth) + 1 / n, of Gaussian means.
+        lacking = -np.log1p(-np.expm1(level.information) / kept)
         biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
         if biased.any():
             yield (

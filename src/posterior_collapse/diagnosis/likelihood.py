@@ -22,9 +22,10 @@ from torch.distributions import Distribution, Normal
 
 from posterior_collapse import checks
 from posterior_collapse.arrays import Float
+from posterior_collapse.diagnosis.comparing import has_eta_dec
 from posterior_collapse.diagnosis.reading import model_of, noise_generator
 from posterior_collapse.diagnosis.scores import unexpanded
-from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
+from posterior_collapse.errors import InvalidArgumentError, NotSolvedError, count_of
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.batches import batches
 from posterior_collapse.models.layers import Decoder
@@ -108,13 +109,14 @@ class LogLikelihood(Record):
         if self.effective_sample_size_quantiles is not None:
             low, middle, high = self.effective_sample_size_quantiles
             how = (
-                f"{self.samples:,} samples, effective {middle:.3g} ({low:.3g} to {high:.3g} for "
-                "90% of rows)"
+                f"{count_of(self.samples or 0, 'sample')}, effective {middle:.3g} ({low:.3g} "
+                f"to {high:.3g} for 90% of rows)"
             )
         notes = "".join(f"; {note}" for note in self.notes)
+        error = f" \u00b1 {self.nll_error:.2g}" if len(self.per_row) > 1 else ""
         return (
-            f"LogLikelihood(nll {self.nll:.6g} \u00b1 {self.nll_error:.2g} nats over "
-            f"{len(self.per_row):,} rows; {how}{notes})"
+            f"LogLikelihood(nll {self.nll:.6g}{error} nats over "
+            f"{count_of(len(self.per_row), 'row')}; {how}{notes})"
         )
 
 
@@ -209,13 +211,12 @@ def _check_decoder(model: LatentModel, x: Tensor, y: Tensor | None) -> None:
     if likelihood == "gaussian":
         return
     z = model.posterior(1, x[:1], None if y is None else y[:1]).mean
-    if isinstance(model.decode(z, x[:1]), Normal):
+    if has_eta_dec(model.decode(z, x[:1])):
         raise NotSolvedError(
-            "model",
-            f"a decoder mean alone, with likelihood {likelihood!r}",
+            "model", f"a decoder mean alone, with likelihood {likelihood!r}",
             "a decoder that gives a distribution of that likelihood",
             "Return one of torch.distributions from decode.",
-        )
+        )  # fmt: skip
 
 
 def _result(found: list[Estimate], samples: int | None, notes: tuple[str, ...]) -> LogLikelihood:
@@ -225,9 +226,8 @@ def _result(found: list[Estimate], samples: int | None, notes: tuple[str, ...]) 
         raise InvalidArgumentError(
             "model",
             f"log p(y|x) = {per_row[wrong[0]]} in row {wrong[0]} ({wrong.size} such rows)",
-            "finite densities",
-            "Check the model's parameters, its stds and the scale of the data.",
-        )
+            "finite densities", "Check the model's parameters, its stds and the scale of the data.",
+        )  # fmt: skip
     if samples is None:
         return LogLikelihood(per_row, np.zeros_like(per_row), None, None, notes)
     error = np.full_like(per_row, math.nan)
@@ -444,7 +444,7 @@ def _log_density(p: Distribution, value: Tensor) -> Tensor:
 def _log_normal(scaled: Tensor, std: Tensor) -> Tensor:
     """Log density, in float64, of samples that are `scaled` stds away from their mean."""
     units = scaled.shape[-1]
-    std = unexpanded(std)
+    std = unexpanded(std) if std.dim() else std[None]
     logs = std.log().sum(-1, dtype=torch.float64) * (units / std.shape[-1])
     squares = scaled.square().sum(-1, dtype=torch.float64)
     return -0.5 * squares - logs - units * HALF_LOG_2_PI

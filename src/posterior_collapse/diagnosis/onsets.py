@@ -35,6 +35,7 @@ from posterior_collapse.models.modules import keeping_state
 from posterior_collapse.records import Record
 from posterior_collapse.theory import FewSamplesWarning
 from posterior_collapse.theory.noise import few_samples
+from posterior_collapse.theory.thresholds import ROUNDING
 from posterior_collapse.theory.whitening import white_inputs
 
 MOST_PUSHES = 1024
@@ -72,7 +73,9 @@ class Onset(Record):
         return float(self.ratios.max(initial=0.0))
 
     def __repr__(self) -> str:
-        above, modes = np.count_nonzero(self.ratios > 1), count_of(len(self.ratios), "mode")
+        # Those of one class of several are 1 but for rounding.
+        above = np.count_nonzero(self.ratios > 1 + ROUNDING)
+        modes = count_of(len(self.ratios), "mode")
         return (
             f"Onset(beta {self.beta:.6g}; {above} of {modes} worth more than 1; "
             f"loss {self.loss:.6g} per row)"
@@ -96,8 +99,8 @@ def onset(
         loss: `loss(output, y)` of a batch in torch: one number for each row, or their mean or
             sum. Means over features, weights and constants are part of it: the onset is in its
             units, to be compared with the factor of a KL that is summed over units.
-        y: Targets, (rows, ...): an array or tensor, a `Dataset`, or a loader. Whole numbers stay
-            integers if outputs have another shape; otherwise the loss gets float64.
+        y: Targets, (rows, ...): an array or tensor, a `Dataset`, a loader, or a pair (x, y). Whole
+            numbers stay integers if outputs have another shape; otherwise the loss gets float64.
         x: A condition, (rows, features), if the decoder is given one: then only what the best
             output linear in x (a generalised linear model) leaves unexplained counts; a decoder
             that explains more of y by x has a lower onset, one that uses z differently for
@@ -135,8 +138,8 @@ def onset(
     if output_shape is not None:
         sides = output_shape if isinstance(output_shape, Sequence) else (output_shape,)
         shape = tuple(checks.whole("output_shape", side, least=1) for side in sides)
-    if shape == target.shape[1:]:
-        target = np.asarray(target, dtype=np.float64)
+    whole = shape != target.shape[1:] and target.dtype.kind != "f"
+    target = np.asarray(target, dtype=np.int64 if whole else np.float64)
     inputs, rank = np.ones((len(target), 1)), 0
     if condition is not None:
         inputs, rank = white_inputs(condition)
@@ -182,6 +185,9 @@ def onset(
 
 def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     """Return targets as the loss wants them shaped, and the condition in rows."""
+    pair = x is None and isinstance(y, tuple) and len(y) == 2
+    if pair and all(getattr(part, "ndim", 0) > 1 for part in y):  # of as many features no two rows
+        x, y = y
     if isinstance(y, (np.ndarray, list, tuple)) or hasattr(y, "detach"):
         target = as_array("y", y)
     else:

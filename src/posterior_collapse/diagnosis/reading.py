@@ -130,9 +130,9 @@ def _marginal(p: Distribution) -> Distribution | None:
 
 
 def prior_stddev(p: Distribution, q: Normal) -> Tensor:
-    """Std of a prior's units; 1 where it has none."""
+    """Std of a prior's units; 1 where it has none, or none that is finite."""
     try:
-        std: Tensor = p.stddev
-        return std.double()
+        std = p.stddev.double()
+        return torch.where(std.isfinite(), std, 1.0)
     except NotImplementedError:
         return torch.ones_like(q.mean, dtype=torch.float64)

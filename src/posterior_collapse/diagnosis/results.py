@@ -91,7 +91,7 @@ class LevelDiagnosis(Record):
         kl_quantiles: Of the rows' KL, (quantiles, units), at `QUANTILES`.
         kl_quantile_errors: Standard errors of `kl_quantiles`.
         information: I(x; z_i) under the aggregate posterior. It is that of the rows at hand: of few
-            rows too low, by about `(exp(information) - 1) / n`, and at most log n.
+            rows too low, by about `-log(1 - (exp(information) - 1) / n)`, and at most log n.
         information_error: Standard error of `information`, without that bias; NaN from two rows.
         gaussian_information: What it would be if z_i were Gaussian with the same variance: an
             upper bound, and for linear models the forecast's `information`.

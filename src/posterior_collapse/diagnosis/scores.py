@@ -169,9 +169,7 @@ def scored(output: Distribution, target: Tensor) -> Scored:
     if isinstance(output, OneHots):
         _check_one_hot(output, target)
         probs = output.mean
-        # A class that the decoder rules out costs nothing where it is not there.
-        density = torch.where(target > 0, output.log_prob(target), 0.0)
-        return Scored(density.sum(-1), target - probs, probs)
+        return Scored(output.log_prob(target).sum(-1), target - probs, probs)
     return _by_autograd(output, target)
 
 

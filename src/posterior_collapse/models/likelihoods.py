@@ -171,7 +171,8 @@ def log_prob(p: Distribution, value: Tensor) -> Tensor:
     r, odds = p.total_count, p.logits
     alone = _log_rising(r.clamp(max=ALL_BUT_POISSON), value)[0] - (value + 1).lgamma()
     near = odds.clamp(-80, 80)  # whose exp single precision holds
-    of_mean = torch.xlogy(value, r * near.exp()) + value * (odds - near)
+    far = torch.where(value > 0, odds - near, 0.0)  # of a mean of 0 minus infinity
+    of_mean = torch.xlogy(value, r * near.exp()) + value * far
     return alone + of_mean - (r + value) * _softplus(odds)
 
 
@@ -298,7 +299,8 @@ class OneHots(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return each feature's part, (..., dim), of the log probability of rows (..., dim)."""
-        return value * self.logits
+        # A class that is ruled out costs nothing where it is not there.
+        return torch.where(value > 0, value * self.logits, 0.0)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Return one draw, (..., dim)."""

@@ -28,7 +28,7 @@ class Moments:
     Make one with `from_arrays`, `from_batches` or `from_matrices`; add two with ``+``.
 
     Attributes:
-        n: Number of samples; None when made from matrices.
+        n: Number of samples; None where it is not known.
         mean: Joint mean of (x, y), in the coordinates of the matrices.
         cov: Joint central second moment of (x, y), normalised by n.
         split: Number of x coordinates in `mean` and `cov`.
@@ -39,6 +39,7 @@ class Moments:
         bases: For wide data, the orthonormal bases of x's and y's coordinates, else None.
         rounding: Error of an entry of the matrices, as a share of the largest variance; 0: that of
             float64.
+        measured: Whether samples were; of matrices the means are not known, and shown as 0.
     """
 
     n: int | None
@@ -51,6 +52,7 @@ class Moments:
     unresolved: float = 0.0
     bases: tuple[wide.Basis | None, wide.Basis | None] = (None, None)
     rounding: float = 0.0
+    measured: bool = True
 
     @classmethod
     def from_arrays(
@@ -253,7 +255,8 @@ class Moments:
                 )
             joint = np.block([[xx, yx.T], [yx, yy]])
         _check_second_moments(joint)
-        return cls(n, np.zeros(len(joint)), joint, len(xx), yx is not None, True, features)
+        means, paired = np.zeros(len(joint)), yx is not None
+        return cls(n, means, joint, len(xx), paired, True, features, measured=False)
 
     def __add__(self, other: Moments) -> Moments:
         """Moments of both groups of samples together.
@@ -267,14 +270,13 @@ class Moments:
                 "moments", f"a sum with a {type(other).__name__}", "Moments on both sides",
                 "Measure the rows first, with Moments.from_arrays.",
             )  # fmt: skip
-        mergeable = (self.n, other.n) != (None, None) and self.bases == other.bases == (None, None)
-        if not (mergeable and self.n and other.n):
+        narrow = self.bases == other.bases == (None, None)
+        if not (narrow and self.measured and other.measured and self.n and other.n):
             raise DataError(
-                "moments",
-                "a sum with moments of matrices or of wide data",
+                "moments", "a sum with moments of matrices or of wide data",
                 "moments of samples with at most 8,192 features",
                 "Measure all rows in one call of Moments.from_arrays or from_batches.",
-            )
+            )  # fmt: skip
         mine, theirs = ((m.features, m.paired, m.center) for m in (self, other))
         if mine != theirs:
             raise DataError(
@@ -395,9 +397,7 @@ class Moments:
 
     def _second(self, rows: slice, columns: slice) -> Float:
         block = self.cov[rows, columns]
-        if self.center:
-            return block
-        return block + np.outer(self.mean[rows], self.mean[columns])
+        return block if self.center else block + np.outer(self.mean[rows], self.mean[columns])
 
     def _rescaled(self, scale: float) -> Moments:
         """These moments of data that are multiplied by a factor; refuse what has no variance."""

@@ -85,7 +85,8 @@ class Advice(Record):
         active: Units active now.
         units: Units the top level has.
         possible: Most units that any setting can keep on these data: the number of data modes
-            (of those that rounding does not hide, where the text says so).
+            (of those that rounding does not hide, or that were resolved of data wide and long,
+            where the text says so).
         changes: Changes, each sufficient for the lesser of `wanted` and `possible` units; empty
             if none is needed or known.
         text: All of it in words.
@@ -149,11 +150,13 @@ def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
     goal, now, units, possible = advice.wanted, advice.active, advice.units, advice.possible
     active = f"{now} of {count_of(units, 'unit')} {'is' if 1 in (now, units) else 'are'} active"
     if possible == 0:
-        why = "x explains all of y" if spec.model == "cvae" else "the data do not vary"
+        pair = "x tells nothing of y" if modes.moments.paired else "the data do not vary"
+        why = "x explains all of y" if spec.model == "cvae" else pair
         return f"{active}: {why}, so no setting can keep a unit."
     reach = min(goal, possible)
     lines = [active]
     mode = count_of(possible, "mode") + " above rounding" * (modes.hidden > 0)
+    mode += " that were resolved" * (modes.moments.unresolved > 0)
     if goal > possible:
         lines[0] += f"; {goal} wanted, but the data have only {mode}."
     elif now < goal:
@@ -256,10 +259,11 @@ def _tunable(spec: Spec) -> Iterator[tuple[str, float, Callable[[float], Spec]]]
             continue
         if isinstance(value, float):
             yield name, value, partial(spec.with_level, name, 1)
-        elif name in ("betas", "eta_decs"):
+        elif name in ("betas", "eta_decs", "sigmas"):
             for level, one in enumerate(value):
                 turned = partial(spec.with_level, name.removesuffix("s"), level + 1)
-                yield f"{name}[{level}]", one, turned
+                if isinstance(one, float):
+                    yield f"{name}[{level}]", one, turned
 
 
 def _nearest(

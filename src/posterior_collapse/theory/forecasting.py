@@ -180,7 +180,7 @@ class Forecast(Viewed):
             >>> forecast(x, VAESpec(latent_dim=2)).parameters()["W1"].shape
             (2, 3)
         """
-        return parameters(self._solution)
+        return parameters(self._solution, self._bias == "encoder")
 
     def advice(self, active: int | None = None) -> Advice:
         """Return the smallest single changes that keep `active` units at the top level.

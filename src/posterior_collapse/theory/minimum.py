@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import linalg
 
+from posterior_collapse import checks
 from posterior_collapse.arrays import Float
-from posterior_collapse.errors import InvalidArgumentError, NonFiniteLossError
+from posterior_collapse.errors import NonFiniteLossError
 from posterior_collapse.moments import Moments
 from posterior_collapse.specs import Spec
 from posterior_collapse.theory.exact import ExactObjective
@@ -346,8 +347,7 @@ def minimise(
         >>> len(minimise(m, spec, restarts=2).losses)
         2
     """
-    if restarts < 1:
-        raise InvalidArgumentError("restarts", restarts, "at least 1", "Pass restarts=8.")
+    restarts = checks.whole("restarts", restarts, 1, example=8)
     objective = ExactObjective(data, spec)
     reduced = ReducedObjective(objective)
     generator = generator or np.random.default_rng(0)

@@ -45,6 +45,8 @@ UNTIED = 1e-6
 for rounding to say, and so for the processor."""
 STARTS, DESCENTS = 24, 6
 """Directions that are looked at for a ceiling, and those that the search goes on from."""
+FLAT = 1e-10
+"""Share of the largest variance that is none: one-hot rows in float32 sum to 1 but for as much."""
 SIZES = np.geomspace(0.05, 20.0, 12)
 """Stretches of a direction of unit noise that are looked at."""
 
@@ -236,7 +238,9 @@ def _even(gains: Float) -> float:
 def _directions(centred: Float) -> list[Float]:
     """Both signs of the leading modes, centres of parts, and the rows farthest out."""
     count = STARTS // 3
-    _, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+    # Along others no row varies: to a categorical they are all one output.
+    vectors = vectors[:, values > FLAT * values[-1]]
     leading = vectors[:, ::-1].T[: count // 2]
     labels = _partition(centred, min(count, len(centred)), np.random.default_rng(0))
     centres = [centred[labels == part].mean(axis=0) for part in np.unique(labels)]

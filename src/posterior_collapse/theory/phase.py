@@ -118,7 +118,7 @@ def of_modes(
         raise InvalidArgumentError(
             "eta_decs", "none", "stds, as the spec learns its own", "Pass some."
         )
-    columns = _along("eta_decs", spec.eta_levels[:1] if own else eta_decs)
+    columns = _along("eta_decs", getattr(spec, "eta_dec", spec.eta_levels[0]) if own else eta_decs)
     depth = len(spec.dims)
     if isinstance(level, bool) or level not in range(-depth, depth):
         raise InvalidArgumentError(

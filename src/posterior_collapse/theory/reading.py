@@ -208,6 +208,12 @@ def _with_bias(moments: Moments, spec: Spec, bias: Bias | None) -> Moments:
     if bias in ("both", "none"):
         return moments.with_center(bias == "both")
     if bias == "encoder" and spec.model != "cvae":
+        if moments.paired and not moments.measured:
+            raise DataError(
+                "data", "moments of matrices, which tell no means",
+                "samples: what an encoder's bias does follows from the means",
+                "Pass the pair (x, y), or Moments.from_arrays(x, y).",
+            )  # fmt: skip
         return moments.with_constant_input() if moments.paired else moments.with_center(False)
     if bias in ("encoder", "decoder"):
         raise NotSolvedError(

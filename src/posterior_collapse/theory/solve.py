@@ -174,7 +174,7 @@ def critical(solution: Solution) -> list[Threshold]:
             beta = closed_forms.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
     elif problem.depth == 2 and sigmas[0] is None:
         levels = closed_forms.first_learned_thresholds(theta, dims, numbers, sigmas[1])
-    elif problem.depth == 2 and numbers.etas[0] == numbers.etas[1] and spec.model == "hvae":
+    elif spec.model == "hvae" and spec.likelihood == "gaussian":  # one eta_dec for both decoders
         levels = closed_forms.two_fixed_thresholds(theta, dims, numbers, *sigmas)
     else:
         levels = closed_forms.bisected_thresholds(
@@ -213,11 +213,11 @@ def _refuse_unsolved(spec: Spec) -> None:
         elif not _isotropic(sigmas[1]):
             case = "sigma_1 and sigma_2 both fixed and unequal"
     if case:
+        search = "search numerically with pc.minimise(data, spec)"
+        if spec.likelihood != "gaussian":  # which moments do not tell
+            search = "train it with pc.fit"
         raise NotSolvedError(
-            "spec",
-            case,
-            "a case with a known global optimum",
-            f"{remedy}, or search numerically with pc.minimise(data, spec).",
+            "spec", case, "a case with a known global optimum", f"{remedy}, or {search}."
         )
 
 
@@ -377,8 +377,11 @@ def levels(solution: Solution) -> tuple[Level, ...]:
     return tuple(found)
 
 
-def parameters(solution: Solution) -> dict[str, Float]:
-    """Return matrices that attain the optimum by name; `Forecast.parameters` documents them."""
+def parameters(solution: Solution, constant: bool = False) -> dict[str, Float]:
+    """Return matrices that attain the optimum by name; `Forecast.parameters` documents them.
+
+    `constant`: the last input of a pair is a 1, whose weights are the encoder's bias.
+    """
     problem, modes, state = solution.problem, solution.problem.modes, solution.state
     orders, dims = problem.orders, problem.spec.dims
     encoder, decoder, vectors = state.encoder, state.decoder, modes.vectors
@@ -392,6 +395,8 @@ def parameters(solution: Solution) -> dict[str, Float]:
     if (k := vectors.regression) is None:
         found: dict[str, Float] = {"W1": read, "U1": write}
         biases = {"b1": -read @ mean_in, "c1": mean_out}
+        if constant and modes.moments.paired:
+            found["W1"], biases["b1"] = read[:, :-1], read[:, -1]
     else:
         found = {"W1": -read @ k, "W2": read, "U1": write, "U2": k}
         biases = {"b1": read @ k @ mean_in - read @ mean_out, "c1": mean_out - k @ mean_in}
@@ -419,7 +424,8 @@ def parameters(solution: Solution) -> dict[str, Float]:
         )
     # Matrices of whitened scores, to read the data and give the decoder's output.
     return found | {
-        "W1": found["W1"] / white.divisor,
+        # Of a pair y alone is whitened, and x read as it is.
+        "W1": found["W1"] / (1.0 if modes.moments.paired else white.divisor),
         "U1": found["U1"] / white.divisor[:, None],
         "c1": np.clip(white.output, -ENDLESS, ENDLESS),
     }

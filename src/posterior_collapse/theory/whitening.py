@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import linalg, optimize
 
-from posterior_collapse.arrays import Array, Float
+from posterior_collapse.arrays import Array, Float, refuse_non_finite
 from posterior_collapse.checks import Dispersion, Likelihood
 from posterior_collapse.data.samples import Samples
 from posterior_collapse.errors import DataError, NotSolvedError, count_of
@@ -179,8 +179,18 @@ def whiten_given(data: Samples, spec: Spec) -> Whitening:
 
 def _check_moments(mean: Float, variance: Float, moments: Moments, spec: Spec) -> None:
     family = FAMILIES[spec.likelihood]
+    if not moments.measured:
+        raise DataError(
+            "data", "no means, as moments of matrices have none",
+            f"means, which tell the noise of likelihood {spec.likelihood!r}",
+            "Pass the rows, or Moments.from_arrays of them.",
+        )  # fmt: skip
     slack = ROUNDING * (1 + float(np.abs(mean).max(initial=0.0)))
     wrong = (mean < -slack) | (mean > family.most + slack)
+    if moments.n is not None:
+        # Values of at least 0 vary most where one row has all.
+        most = np.sqrt(moments.n) * (np.maximum(mean, 0.0) + slack)
+        wrong |= np.sqrt(variance) > most
     if family.most == 1:
         # Values from 0 to 1 of mean m vary by at most m (1 - m), which those at the ends have.
         wrong |= variance > mean * (1 - mean) * (1 + ROUNDING) + ROUNDING
@@ -268,6 +278,9 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         y: Target, (samples, d_y).
         r: Dispersion of a negative binomial.
 
+    Raises:
+        DataError: The targets are none of that likelihood, or values not finite.
+
     Example:
         >>> rng = np.random.default_rng(0)
         >>> x = rng.standard_normal((500, 2))
@@ -277,8 +290,10 @@ def regress(likelihood: Likelihood, x: Array, y: Array, r: Dispersion = "learned
         True
     """
     check_targets(likelihood, y)
-    target = np.asarray(y, dtype=np.float64)
-    white, rank = white_inputs(np.asarray(x, dtype=np.float64))
+    condition, target = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    refuse_non_finite("x", condition)
+    refuse_non_finite("y", target)
+    white, rank = white_inputs(condition)
     n = len(target)
     with np.errstate(divide="ignore"):
         # Of a feature that never varies the best output is infinite: nearly so does as well.
@@ -342,6 +357,8 @@ def _right(likelihood: Likelihood, y: Float, outputs: Float, widths: tuple[int, 
 
 def white_inputs(x: Float) -> tuple[Float, int]:
     """Return a constant and the independent directions of x, of variance 1; and how many."""
+    if x.shape[1] == 0:
+        return np.ones((len(x), 1)), 0
     central = x - x.mean(axis=0)
     scale = central.std(axis=0)
     central = central / np.where(scale > 0, scale, 1.0)

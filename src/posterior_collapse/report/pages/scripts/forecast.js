@@ -180,7 +180,7 @@ function critical({ p, numbers, state }) {
   if (p.depth === 2 && first === null) {
     return thresholdsFirstLearned(p.theta, p.dims, numbers, second);
   }
-  if (p.depth === 2 && numbers.etas[0] === numbers.etas[1] && p.oneEta) {
+  if (p.depth === 2 && p.oneEta && p.constant === null) { // one eta for both decoders
     return thresholdsTwoFixed(p.theta, p.dims, numbers, first, second);
   }
   return byBisection(p.theta, p.dims, numbers, (t, n) => solveState(p, t, n));
