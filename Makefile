@@ -68,7 +68,7 @@ benchmarks-quick: $(VENV)/.dev
 	$(BIN)/python benchmarks/quick.py $(if $(AGAINST),--against $(AGAINST))
 
 clean:
-	rm -rf $(VENV) $(ADAPTERS) $(OLDEST) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache src/*.egg-info
+	rm -rf $(VENV) $(ADAPTERS) $(OLDEST) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis runs/demo src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -24,7 +24,7 @@ def result(row: str, **changes: Any) -> dict[str, Any]:
         "convention": "elbo",
         "profile": "full",
         "version": "9.8.7",
-        "hardware": "two slow cores",
+        "hardware": "a slow core, 2 threads",
         "wall_s": 3723.4,
         "seeds": [1, 2, 3],
         "tables": {

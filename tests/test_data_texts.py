@@ -88,6 +88,18 @@ def test_labels_of_true_and_false_stay_words_and_other_words_are_named(tmp_path:
         load(tmp_path / "x.csv")
 
 
+def test_labels_that_begin_with_0_stay_words_so_that_007_is_not_7(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,label\n1.5,7\n2.5,007\n3.5,7\n")
+    found = load(tmp_path / "x.csv")
+    assert found.labels.tolist() == ["7", "007", "7"]
+    assert found.select("007").x.tolist() == [[2.5]]
+    assert found.select(7).x.tolist() == [[1.5], [3.5]]
+    (tmp_path / "x.csv").write_text("a,label\n1.5,0\n2.5,0.5\n3.5,10\n")
+    found = load(tmp_path / "x.csv")
+    assert found.labels.tolist() == [0, 0.5, 10]
+    assert found.select("10").x.tolist() == [[3.5]]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

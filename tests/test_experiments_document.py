@@ -41,7 +41,7 @@ def test_a_section_says_all_that_a_row_left(tmp_path: Path) -> None:
         "**Theory predicts.** A unit lives while theta > beta.",
         "**Agrees.** 5 of 5 as predicted.",
         "**The published scripts.** One seed only.",
-        "- version 9.8.7; convention elbo; seeds 1, 2, 3; hardware two slow cores; "
+        "- version 9.8.7; convention elbo; seeds 1, 2, 3; hardware a slow core, 2 threads; "
         "wall time 1 h 2 min",
         "- epochs 123",
         "- architecture: name cvae-relu; hidden 17, 18",
@@ -326,7 +326,7 @@ def test_two_processors_are_compared_check_by_check(tmp_path: Path) -> None:
     text = document.render(tmp_path, tmp_path)
     assert "3 of 4 checks have the same verdict." in text
     (row,) = (row for table in tables(text) for row in table if row[:3] == ["E8", "2", "1"])
-    assert row[3:] == ["partly", "agrees", "as here", "two slow cores", "an old one"]
+    assert row[3:] == ["partly", "agrees", "as here", "a slow core, 2 threads", "an old one"]
     assert "Of the rows of linear models, E5 and E8 were run again" in text
     assert len(re.findall(r"^## \w+:", text, flags=re.M)) == 2  # they have no sections of their own
 

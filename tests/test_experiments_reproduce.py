@@ -368,6 +368,20 @@ def test_what_is_drawn_is_drawn_level_by_level() -> None:
     assert np.cov(found.T) == pytest.approx(spread, abs=0.05 * spread.max())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["trust", "--to", "x.md"], ["document", "--seeds", "3"], ["E5", "--quick", "--to", "x.md"]],
+)
+def test_options_without_effect_are_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", *words, "--out", str(tmp_path)])
+    assert end.value.code == 2
+    assert f"error: {words[-2]}: got a value; expected none" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_document_has_a_section_per_row(out: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as end:
         main(["reproduce", "document", "--out", str(out), "--to", str(tmp_path / "r.md")])

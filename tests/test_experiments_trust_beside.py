@@ -1,4 +1,4 @@
-"""X3f: longer training and held-out rows stand beside what they are compared with."""
+"""X3f: longer and slower training and held-out rows stand beside what they are compared with."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def planted(
     there: int | None = None,
     fewest: int = 2,
     epochs: int = 100,
+    learning_rate: float = 2e-3,
 ) -> Result:
     """A run that keeps `active` units of four on training rows, and `there` on those held out."""
     of = {"kl": kl, "collapsed_loss": 20.0, "loss": 20.0 - gain, "levels": [{"n_active": active}]}
@@ -31,10 +32,11 @@ def planted(
         "levels": [{"n_active": active if there is None else there}],
     }  # fmt: skip
     level = {"critical_beta": [ONSET, 1.0], "information": [1.0] * 4 + [0.0] * 12}
-    measured = {**of, "bracket": [fewest, 4], "on_test": held_out}
+    measured = {**of, "bracket": [fewest, 4], "on_test": held_out, "conclusion": "undecided"}
     theory = {"levels": [level], "kl": 4.0}
     grid = f"{NET}, {kind}" if kind else NET
-    return a_run({"beta": beta}, measured, grid, forecast=theory, stopped="finished", epochs=epochs)
+    trained = {"epochs": epochs, "learning_rate": learning_rate}
+    return a_run({"beta": beta}, measured, grid, forecast=theory, stopped="finished", **trained)
 
 
 class TestLonger:
@@ -70,6 +72,45 @@ class TestLonger:
         assert [r["network"] for r in records("trust_held_out", "held-out", runs)] == [NET]
 
 
+class TestSlower:
+    @staticmethod
+    def runs(last: float, rate: float = 2e-4, epochs: int = 400) -> list[Result]:
+        """Runs of which the last alive is at 1.7 after a warm-up, and at `last` if slower."""
+        before = [planted(beta, int(beta < 1.75), kind="warm-up") for beta in (1.7, 1.8, 1.98)]
+        return before + [
+            planted(
+                *(beta, int(beta <= last)),
+                kind="slower", gain=-0.5, epochs=epochs, learning_rate=rate,
+            )
+            for beta in (1.7, 1.8, 1.98, 2.1)
+        ]  # fmt: skip
+
+    def test_the_onsets_stand_side_by_side(self) -> None:
+        (row,) = records("trust_slower", "slower", self.runs(1.98))
+        assert (row["network"], row["warm-up"]) == (NET, "yes")
+        assert (row["learning rate"], row["learning rate, slower"]) == (2e-3, 2e-4)
+        assert (row["error of the onset"], row["error of the onset, slower"]) == (
+            "-15% to -10%",
+            "-1% to +5%",
+        )
+        costs = "collapsed runs miss their optimum by (nats)"
+        assert (row[costs], row[f"{costs}, slower"]) == (None, 0.5)
+        (check,) = DELIVERABLES["trust_slower"](self.runs(1.98)).checks
+        assert (check.verdict, check.kind) == ("agrees", "numbers")
+        assert "at a learning rate 10 times lower, 4 times as long, the error" in check.text
+        assert "of the onset is -1% to +5% (else -15% to -10%)." in check.text
+        (check,) = DELIVERABLES["trust_slower"](self.runs(2.1)).checks
+        assert check.text.endswith("4 times as long, units live at all betas.")
+
+    def test_an_onset_far_from_theory_differs_and_one_not_found_is_not_measured(self) -> None:
+        assert verdicts("trust_slower", self.runs(1.7)) == ["differs"]
+        assert verdicts("trust_slower", self.runs(2.1)) == ["not measured"]
+
+    def test_runs_of_the_same_rate_or_time_are_not_compared(self) -> None:
+        assert verdicts("trust_slower", self.runs(1.98, rate=2e-3)) == ["not measured"]
+        assert verdicts("trust_slower", self.runs(1.98, epochs=100)) == ["not measured"]
+
+
 class TestHeldOut:
     def test_counts_there_are_held_against_the_bracket_of_the_training_rows(self) -> None:
         runs = [planted(1.0, 4, there=n) for n in (0, 1, 3, 4, 6)]
@@ -82,7 +123,7 @@ class TestHeldOut:
         assert row["gain held out / trained on"] == pytest.approx(0.5)
         (check,) = DELIVERABLES["trust_held_out"](runs).checks  # no onset between two betas
         assert (check.verdict, check.kind) == ("differs", "numbers")
-        assert "in 0 of 1 network " in check.text
+        assert "of 0 of 1 kind of runs 90% or more" in check.text
         assert f"the least: 60%; {NET}, warm-up: no" in check.text
 
     def test_the_onset_is_found_on_either(self) -> None:
@@ -96,7 +137,7 @@ class TestHeldOut:
         ]
         check = DELIVERABLES["trust_held_out"]([*runs, *other]).checks[-1]
         assert check.verdict == "differs"
-        assert "in 1 of 2 networks; -20% to -10% for -10% to 0% from the predicted" in check.text
+        assert "in 1 of 2 kinds of runs; -20% to -10% for -10% to 0% from the" in check.text
         assert f"{NET}, warm-up: no" in check.text
 
     def test_runs_that_trained_on_are_told_apart(self) -> None:
@@ -120,8 +161,27 @@ class TestRow:
                 )
                 assert run == short.replace(settings=expected)
 
+    def test_what_trains_slower_shares_all_but_its_rate_and_its_time(self) -> None:
+        of = {
+            (m.grid, m.labels["beta"]): m.run
+            for m in chosen("X3f")[0].members(Plan())
+            if "warm-up" in m.grid or "slower" in m.grid
+        }
+        slower = {key: run for key, run in of.items() if "slower" in key[0]}
+        assert len(slower) == 4 * 6
+        for (grid, beta), run in slower.items():
+            fast = of[grid.replace("slower", "warm-up"), beta]
+            expected = fast.settings.replace(
+                epochs=10 * fast.settings.epochs, warm_up=10 * fast.settings.warm_up,
+                learning_rate=fast.settings.learning_rate / 10,
+                history_every=run.settings.history_every,
+            )  # fmt: skip
+            evaluation = fast.evaluation.replace(also=None)
+            assert run == fast.replace(settings=expected, evaluation=evaluation)
+
     def test_held_out_rows_are_none_of_those_that_are_trained_on(self) -> None:
-        for member in chosen("X3f")[0].members(Plan()):
+        members = [m for m in chosen("X3f")[0].members(Plan()) if "slower" not in m.grid]
+        for member in members:
             assert (member.run.evaluation.split, member.run.evaluation.also) == ("train", "test")
         trained, held_out = (read_samples(member.run.data, s).x for s in ("train", "test"))
         assert not {row.tobytes() for row in trained} & {row.tobytes() for row in held_out}

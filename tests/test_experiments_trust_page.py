@@ -105,7 +105,7 @@ class TestSummary:
         assert "in the bracket in 88%" in text  # (30 + 5) / 40
         assert "within a unit of it in 95% (by network 80% to 100%); at most" in text
         assert "the bracket spans 2.5 units on average. They keep 6.0 units on average, th" in text
-        assert "| 39 pairs of k and k + 1 units, k from 1 to 6, in 2 networks | of 22" in text
+        assert "| 39 pairs of k and k + 1 units, k up to 6, in 2 networks | of 22" in text
         assert "of 22 said to pay, 19 did, 1 did not, and for 2 it cannot be told" in text
         assert "of 5 undecided, 2 did, 1 did not, and for 2 it cannot be told" in text
         assert "of 12 said not to pay, 9 did not, 1 did, and for 2 it cannot be told" in text
@@ -144,7 +144,7 @@ class TestSummary:
         leave(results, "X3g", kept)
         text = trust.block(results)
         assert (
-            "| the beta above which all units collapse; deeper networks, cnns (digits only) | "
+            "| the beta above which all units collapse; deeper networks (digits only) | "
             "without a warm-up: within 5% in 0 of 1 network, at worst -50% to -25% |"
         ) in text
         assert "within 5% in 5 of 5 networks" in text
@@ -222,7 +222,18 @@ class TestSummary:
             }
             for runs, share, end in ((30, 1.0, "-5%"), (10, 0.6, "-1%"))
         ]  # fmt: skip
-        beside = {"longer": Table.of(longer).to_dict(), "held-out": Table.of(held_out).to_dict()}
+        onset = {
+            "network": NET, "warm-up": "yes",
+            "learning rate": 2e-3, "learning rate, slower": 5e-4, "epochs": 100,
+            "epochs, slower": 200, "error of the onset": "-12% to -8%",
+            "last beta alive / onset": 0.88, "first beta dead / onset": 0.92,
+            "error of the onset, slower": "-3% to -1%",
+            "last beta alive / onset, slower": 0.97, "first beta dead / onset, slower": 0.99,
+        }  # fmt: skip
+        lost = {"error of the onset, slower": None, "first beta dead / onset, slower": None}
+        slower = [onset, {**onset, **lost, "network": "digits, cnn"}]
+        kinds = {"longer": longer, "slower": slower, "held-out": held_out}
+        beside = {name: Table.of(each).to_dict() for name, each in kinds.items()}
         leave(results, "X3f", {**kept, "tables": tables | beside})
         text = trust.table(results)
         assert set(before.splitlines()) < set(text.splitlines())
@@ -234,6 +245,9 @@ class TestSummary:
         assert "| what 4 times the training changes | 3 settings" in text
         assert "units by -1 to +1 (means over seeds), their KL by +1 nats" in text
         assert "what they bring by +0.4 nats" in text
+        assert "| what a learning rate 4 times lower changes, 2 times as long | the beta of" in text
+        assert f"{NET}: -3% to -1% (before: -12% to -8%); digits, cnn: not found (before" in text
+        assert "; within 5% in 1 of 2 (before: 0) |" in text
         assert (
             "in 50%, within a unit in 90%; within a unit of the training rows' bracket in" in text
         )

@@ -193,6 +193,7 @@ def test_a_sum_leaves_its_terms_alone() -> None:
     one, two = pc.Moments.from_arrays(X[:50]), pc.Moments.from_arrays(X[50:])
     check(one + two, X, None)
     check(two + one + one, np.vstack([X, X[:50]]), None)
+    check(sum([one, two]), X, None)
     check(one, X[:50], None)
     check(two, X[50:], None)
     raw = pc.Moments.from_arrays(X[:50], center=False) + pc.Moments.from_arrays(

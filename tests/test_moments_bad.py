@@ -169,6 +169,9 @@ def test_only_moments_are_added_and_only_what_was_read_is_measured(other) -> Non
     m = pc.Moments.from_arrays(X)
     with pytest.raises(pc.InvalidArgumentError, match=r"moments: got a sum with .*from_arrays"):
         m + other
+    if not isinstance(other, np.ndarray):  # whose sum is one of elements
+        with pytest.raises(pc.InvalidArgumentError, match=r"moments: got a sum with .*from_arrays"):
+            other + m
     refused(r"^data: got .*Call Moments\.from_arrays", pc.Moments.of, other)
 
 

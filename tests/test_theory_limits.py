@@ -211,6 +211,15 @@ def test_condition_with_few_samples_warns_with_the_remedy() -> None:
     assert honest.spectrum.sum() > 0.8 * y.var(0).sum() > f.spectrum.sum() * 1.5
 
 
+def test_few_pairs_warn_a_vae_that_reads_x_and_writes_y_too() -> None:
+    """Of 50 rows 30 features of x explain most of a y that has nothing to do with them."""
+    x, y = RNG.standard_normal((50, 30)), RNG.standard_normal((50, 3))
+    with pytest.warns(FewSamplesWarning, match="x has 30 independent features for 50 samples"):
+        f = pc.forecast(pc.Moments.from_arrays(x, y), pc.VAESpec(3, eta_dec=0.5))
+    assert f.n_active == 3
+    assert not any("cross_fitted" in note for note in f.notes)  # which are a condition's
+
+
 @pytest.mark.filterwarnings("ignore::posterior_collapse.theory.FewSamplesWarning")
 @pytest.mark.parametrize("sigma", ["learned", "shared", 0.5])
 def test_nothing_left_to_explain_is_seen_through_rounding(sigma) -> None:

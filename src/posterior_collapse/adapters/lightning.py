@@ -292,7 +292,7 @@ class CollapseMonitor(Callback):
         if possible >= self.least_active:
             return (
                 f"By the linear forecast for these data {possible} could be: the optimiser "
-                f"lost them. So {optimiser}."
+                f"lost {'it' if possible == 1 else 'them'}. So {optimiser}."
             )
         if possible + sides.count("undecided") < self.least_active:
             advice = linear.advice(active=self.least_active)

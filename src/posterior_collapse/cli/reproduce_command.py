@@ -30,6 +30,7 @@ def _rows() -> list[str]:
 
 
 def reproduce(
+    context: typer.Context,
     row: list[str] | None = typer.Argument(
         None,
         help="E1 to E15, X1, X2, X3 or one of X3a to X3g, several, all; or document, to write it "
@@ -81,6 +82,10 @@ def reproduce(
         raise InvalidArgumentError(
             "ROW", "nothing", "a row, all or document, or trust", "See --list."
         )
+    if row in (["document"], ["trust"]):
+        used = {"row", "out", *["to"] * (row == ["document"])}
+        idle = [name for name in context.params if name not in used]
+        options.refuse_given(context, idle, "a value", f"none: `{row[0]}` reads results alone")
     if row == ["document"]:
         from posterior_collapse.experiments import document
 
@@ -92,6 +97,7 @@ def reproduce(
         for path in trust.write(out):
             typer.echo(path)
         return
+    options.refuse_given(context, ["to"], "a value", "none: only `document` writes a file there")
     checks.one_of("--convention", convention, CONVENTIONS, "Pass --convention elbo.")
     from posterior_collapse.experiments import Plan, chosen
     from posterior_collapse.training import Settings

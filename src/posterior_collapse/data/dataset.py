@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -266,12 +267,11 @@ def _standardized(name: str, values: Array, like: Array) -> tuple[Array, int]:
 
 
 def _equal(labels: NDArray[Any], label: object) -> NDArray[np.bool_]:
-    try:
-        numbers = labels.astype(float)
-        keep: NDArray[np.bool_] = numbers == float(str(label))
-    except ValueError:
-        keep = labels.astype(str) == str(label)
-    return keep
+    same: NDArray[np.bool_] = labels.astype(str) == str(label)
+    if not same.any():  # 7 for 7.0
+        with contextlib.suppress(ValueError):
+            same = labels.astype(float) == float(str(label))
+    return same
 
 
 def _size(values: NDArray[Any]) -> str:

@@ -85,6 +85,8 @@ def _read(layout: _Layout, reading: Reading) -> Dataset:
 
 
 def _numbers_if_any(texts: NDArray[Any]) -> NDArray[Any]:
+    if any(re.match(r"\s*0\d", text) for text in texts):  # a code: 007 is not 7
+        return texts
     for dtype in (np.int64, np.float64):
         try:
             return texts.astype(dtype)

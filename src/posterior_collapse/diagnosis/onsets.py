@@ -177,7 +177,7 @@ def onset(
             "out, which no row pulls another way",
             *notes,
         ]
-    few = few_samples(rank, len(target))
+    few = few_samples("the condition", rank, len(target))
     for text in few:
         warnings.warn(text, FewSamplesWarning, stacklevel=2)
     return Onset(found, output, value, (*minima, *notes, *few))

@@ -140,7 +140,7 @@ def _section(result: Reproduced, home: Path, folder: Path) -> dict[str, Any]:
         "data": " and ".join(result.data),
         "agreement": _agreement(result.agreement),
         "smaller": smaller(result.profile),
-        "how": _how(result),
+        "how": _how(result, home.parent),
         "home": _relative(home, folder),
         "provenance": wording.listed({**about, "wall time": duration(result.wall_s)}).strip(),
         "grids": result.settings,
@@ -184,16 +184,18 @@ def _table(name: str, table: Table, home: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def _how(result: Reproduced) -> str:
+def _how(result: Reproduced, results: Path) -> str:
     """Return by which command a row was run, and, of a smaller one, which runs it whole."""
+    # Next to the other convention's results, not in their place.
+    into = f" --out {results.parent.name}/{REFERENCE}" * (results.name == REFERENCE)
     if not result.command:  # of an early version
         seeds = f" --seeds {len(result.seeds)}" if len(result.seeds) > 1 else ""
         known = result.profile == "full"
         return f"by `collapse reproduce {result.id}{seeds}`" if known else ""
-    text = f"by `{result.command}`"
+    text = f"by `{result.command}{into}`"
     if result.profile != "full" and result.whole != result.command:
         takes = f" ({result.takes})" if result.takes else ""
-        text += f"; at full size by `{result.whole}`{takes}"
+        text += f"; at full size by `{result.whole}{into}`{takes}"
     return text
 
 

@@ -164,15 +164,15 @@ class Executor:
             here = rows(evaluation.split)
             try:
                 measured, arrays = measuring.on_rows(model, spec, here, evaluation, seed)
+                if evaluation.also:
+                    there, other = rows(evaluation.also), evaluation.replace(samples=0)
+                    found, curves = measuring.on_rows(model, spec, there, other, seed)
+                    measured[f"on_{evaluation.also}"] = found
+                    arrays |= {f"{evaluation.also}_{name}": curves[name] for name in curves}
             except DataError as error:
                 if not is_no_number(error):
                     raise
-                return measuring.diverged(model), arrays
-            if evaluation.also:
-                other = evaluation.replace(samples=0)
-                found, curves = measuring.on_rows(model, spec, rows(evaluation.also), other, seed)
-                measured[f"on_{evaluation.also}"] = found
-                arrays |= {f"{evaluation.also}_{name}": curves[name] for name in curves}
+                return measuring.diverged(model), {}
         if evaluation.bracket:
             measured["bracket"] = _bracket(run.data, spec, self.data_dir)
         if evaluation.panel:

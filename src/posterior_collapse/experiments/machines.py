@@ -34,11 +34,11 @@ def processor(hardware: str) -> str:
     """Return on what kind of processor the runs of a row were trained.
 
     Example:
-        >>> processor("NVIDIA H100 80GB HBM3"), processor("AMD EPYC, AVX512, 1 threads")
-        ('GPU', 'CPU')
+        >>> processor("Tesla T4"), processor("AMD EPYC, AVX512, 1 threads, NVIDIA H100 80GB HBM3")
+        ('GPU', 'GPU and CPU')
     """
-    kinds = ["GPU"] * ("NVIDIA" in hardware) + ["CPU"] * ("thread" in hardware)
-    return " and ".join(kinds) or "CPU"
+    threads = ["thread" in machine for machine in _machines(hardware)]
+    return " and ".join(["GPU"] * (not all(threads)) + ["CPU"] * any(threads))
 
 
 def hours(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -358,6 +358,3 @@ def _reductions(row: Row, plan: Plan) -> Iterator[str]:
         plan.rows < (grid.data.rows or training_rows(grid.data)) for grid in row.trained
     ):
         yield f"trained on at most {plan.rows:,} rows"
-    likelihood_rows = max((grid.evaluation.likelihood_rows or 0 for grid in row.grids), default=0)
-    if "likelihood_table" in row.deliverables and likelihood_rows:
-        yield f"NLL on {likelihood_rows:,} rows"

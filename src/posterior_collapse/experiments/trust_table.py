@@ -71,11 +71,11 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
     return {name: records for name, records in groups.items() if records}
 
 
-IN_SHORT = {
-    "": ("networks of one hidden layer", "networks of other data"),
-    "; deeper networks, cnns": ("deeper networks", "convolutional networks"),
-}
-"""Kinds of networks that share a line of the short table, by what it adds to a prediction."""
+IN_SHORT = (
+    {"networks of one hidden layer": "", "networks of other data": ""},
+    {"deeper networks": "deeper networks", "convolutional networks": "cnns"},
+)
+"""Kinds of networks that share a line of the short table, and what each adds to a prediction."""
 
 
 def headlines(found: Results) -> Table:
@@ -86,8 +86,10 @@ def headlines(found: Results) -> Table:
         ("units", BRACKET, _units_held),
     ):
         groups = _groups(found, table)
-        for who, kinds in IN_SHORT.items():
+        for kinds in IN_SHORT:
             if own := [record for kind in kinds for record in groups.get(kind, ())]:
+                who = ", ".join(word for kind, word in kinds.items() if word and kind in groups)
+                who = f"; {who}" * bool(who)
                 data = {record["network"].partition(", ")[0] for record in own}
                 only = f" ({data.pop()} only)" if len(data) == 1 else ""
                 rows.append([f"{what}{who}{only}", held(own)])
@@ -96,10 +98,8 @@ def headlines(found: Results) -> Table:
         rows.append([PAYS, "; ".join(told)])
     for r in _of_all(found, "X3c", "gains"):
         if sure := r["both told from 0"]:
-            right = (
-                f"within a factor of 2 in {r['within a factor of 2']} of the {sure} cases where "
-            )
-            right += f"that can be told{_sizes_by_network(found)}"
+            right = f"within a factor of 2 in {r['within a factor of 2']} of the "
+            right += f"{count_of(sure, 'case')} where that can be told{_sizes_by_network(found)}"
             rows.append(["by how many nats it pays", right])
     for r in _of_all(found, "X3d", "failures"):
         text = (
@@ -136,8 +136,8 @@ def _units_held(records: Records) -> str:
 CAUSES = {
     "start": "units do live there after a warm-up",
     "noise": "a unit would bring less there than the noise of training costs",
-    "kept up by noise": "units live on at higher losses than the collapsed",
-    "another optimum": "units live on at a lower loss than the collapsed",
+    "kept up by noise": "units live on at higher losses than total collapse at its optimum",
+    "another optimum": "units live on at a lower loss than total collapse at its optimum",
     "not known": "the cause is not known",
 }
 """Of errors of an onset: what is seen, which need not be all of the cause."""
@@ -211,6 +211,7 @@ def summary(found: Results) -> Table:
         *(row for who, own in _groups(found, "onset").items() for row in _of_onsets(who, own)),
         *(row for who, own in _groups(found, "units").items() for row in _of_units(who, own)),
         *_of_longer(_records(found, BESIDE, "longer")),
+        *_of_slower(_records(found, BESIDE, "slower")),
         *_of_held_out(_records(found, BESIDE, "held-out")),
         *_of_gain(found),
         *_of_failures(found),
@@ -288,8 +289,8 @@ def _beside(higher: Sequence[float]) -> str:
         >>> _beside([-0.058, 0.017]), _beside([-0.058])
         ('from 0.058 nats lower to 0.017 higher than collapsed', '0.058 nats lower than collapsed')
     """
-    ends = dict.fromkeys((min(higher), max(higher)))
-    told = [f"{abs(end):.2g} {'lower' if end < 0 else 'higher'}" for end in ends]
+    ends = (min(higher), max(higher))
+    told = [*dict.fromkeys(f"{abs(end):.2g} {'lower' if end < 0 else 'higher'}" for end in ends)]
     first = told[0].replace(" ", " nats ", 1)
     return f"{f'from {first} to {told[1]}' if told[1:] else first} than collapsed"
 
@@ -316,7 +317,7 @@ def _of_units(who: str, records: Records) -> Iterator[list[str]]:
             text += f" (median of the networks' medians, {min(ratios):.1f} to {max(ratios):.1f})"
         yield [
             BRACKET,
-            f"{sum(r['runs'] for r in own)} runs of {_counted(who, len(own))}; {words}",
+            f"{count_of(sum(r['runs'] for r in own), 'run')} of {_counted(who, len(own))}; {words}",
             text,
         ]
 
@@ -330,9 +331,26 @@ def _of_longer(records: Records) -> Iterator[list[str]]:
         )
         yield [
             f"what {times:g} times the training changes",
-            f"{len(own)} settings of networks of one hidden layer; {words}",
+            f"{count_of(len(own), 'setting')} of networks of one hidden layer; {words}",
             f"units by {units} (means over seeds), their KL by {kls} nats, what they bring by "
             f"{gains} nats",
+        ]
+
+
+def _of_slower(records: Records) -> Iterator[list[str]]:
+    for words, own in _by_warm_up(records):
+        lower = own[0]["learning rate"] / own[0]["learning rate, slower"]
+        times = own[0]["epochs, slower"] / own[0]["epochs"]
+        slower = [r | {c: r[f"{c}, slower"] for c in (ERROR, LAST, FIRST)} for r in own]
+        parts = [
+            f"{r['network']}: {after[ERROR] or 'not found'} (before: {r[ERROR] or 'not found'})"
+            for r, after in zip(own, slower, strict=True)
+        ]
+        near, before = (sum(map(_is_near, records)) for records in (slower, own))
+        yield [
+            f"what a learning rate {lower:g} times lower changes, {times:g} times as long",
+            f"the beta of total collapse of {count_of(len(own), 'network')}; {words}",
+            f"{'; '.join(parts)}; within {NEAR:.0%} in {near} of {len(own)} (before: {before})",
         ]
 
 
@@ -349,20 +367,25 @@ def _range(values: Sequence[float]) -> str:
 
 def _of_held_out(records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        kl, gain = ([r[f"{name} held out / trained on"] for r in own] for name in ("KL", "gain"))
+        # None where no unit lives.
+        kl, gain = (
+            [r[column] for r in own if r[column] is not None]
+            for column in ("KL held out / trained on", "gain held out / trained on")
+        )
         text = (
             f"as many units as on training rows in {_mean(own, 'as many units on both'):.0%}, "
             f"within a unit in {_mean(own, 'within a unit'):.0%}; within a unit of the training "
-            f"rows' bracket in {_mean(own, 'within a unit of it, held out'):.0%}; "
-            f"{min(kl):.2f} to {max(kl):.2f} times the KL, {min(gain):.2f} to {max(gain):.2f} "
-            "times what units bring"
+            f"rows' bracket in {_mean(own, 'within a unit of it, held out'):.0%}"
         )
+        if kl and gain:
+            text += f"; {min(kl):.2f} to {max(kl):.2f} times the KL, {min(gain):.2f} to "
+            text += f"{max(gain):.2f} times what units bring"
         found = [r for r in own if r[ERROR] is not None]
         same = sum(r[ERROR] == r[f"{ERROR}, held out"] for r in found)
         if found:
             text += f"; the last unit dies between the same betas in {same} of {len(found)}"
-        runs = sum(r["runs"] for r in own)
-        yield ["what rows that were held out show", f"{runs} runs on the digits; {words}", text]
+        runs = count_of(sum(r["runs"] for r in own), "run")
+        yield ["what rows that were held out show", f"{runs} on the digits; {words}", text]
 
 
 def _of_gain(found: Results) -> Iterator[list[str]]:
@@ -370,7 +393,8 @@ def _of_gain(found: Results) -> Iterator[list[str]]:
     networks = count_of(len(_records(found, "X3c", "gains")) - 1, "network")
     if confusion := _records(found, "X3c", "confusion"):
         said = [_told_of(answer) for answer in confusion]
-        tested = f"{gains[-1]['pairs']} pairs of k and k + 1 units, k from 1 to 6, in {networks}"
+        pairs = count_of(gains[-1]["pairs"], "pair")
+        tested = f"{pairs} of k and k + 1 units, k up to 6, in {networks}"
         yield [PAYS, tested, "; ".join(said)]
     for r in gains:
         if r["both told from 0"]:

@@ -26,18 +26,20 @@ def direction(values: Sequence[float], slack: float) -> Way:
 
     Args:
         values: One per setting.
-        slack: What a step may go the other way, and what start and end have to differ by.
+        slack: What values may go the other way, and what start and end have to differ by.
 
     Example:
         >>> [direction(v, 0.1) for v in ([1, 2, 1.95, 3], [3, 2, 2, 1], [1, 1.02], [1, 3, 2])]
         ['rises', 'falls', 'hardly changes', 'rises and falls']
-        >>> direction([3, 1, 2], 0.1)
-        'falls and rises'
+        >>> direction([3, 1, 2], 0.1), direction([0, 0.09, 0.18, 0.09, 0], 0.1)
+        ('falls and rises', 'rises and falls')
     """
-    steps = np.diff(values)
-    up, down = float(steps.max(initial=0.0)) > slack, float(steps.min(initial=0.0)) < -slack
-    if up and down:
-        rises_first = np.argmax(steps > slack) < np.argmax(steps < -slack)
+    found = np.asarray(values, dtype=float)
+    # Above the least, and below the greatest, of those before: small steps add up.
+    above = found - np.minimum.accumulate(found) > slack
+    below = np.maximum.accumulate(found) - found > slack
+    if above.any() and below.any():
+        rises_first = np.argmax(above) < np.argmax(below)
         return "rises and falls" if rises_first else "falls and rises"
     change = values[-1] - values[0]
     if abs(change) <= slack:

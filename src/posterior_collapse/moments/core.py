@@ -288,6 +288,10 @@ class Moments:
             self, n=total.n, mean=total.mean, cov=total.cov, rounding=total.rounding
         )
 
+    def __radd__(self, other: Any) -> Moments:
+        """Moments alone where `sum` starts from 0."""
+        return self if isinstance(other, int) and other == 0 else self + other
+
     def __repr__(self) -> str:
         d_x, d_y = self.features
         target = f"y: {count_of(d_y, 'feature')}" if self.paired else "y = x"

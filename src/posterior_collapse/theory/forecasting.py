@@ -364,9 +364,10 @@ def _constant_kl(levels: tuple[Level, ...]) -> Iterator[str]:
 
 def _few_samples(modes: Modes) -> Iterator[str]:
     moments, noise = modes.moments, modes.noise
-    rank = noise.rank if noise else modes.rank if modes.conditional else 0
-    for text in few_samples(rank, moments.n or 0):
-        text += "" if noise else CROSS_FITTED
+    rank = noise.rank if noise else modes.rank if moments.paired else 0
+    what = "the condition" if noise or modes.conditional else "x"
+    for text in few_samples(what, rank, moments.n or 0):
+        text += CROSS_FITTED if modes.conditional and not noise else ""
         warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
         yield text
     if moments.unresolved > 0:

@@ -32,13 +32,13 @@ which each seems to turn the phase by as much."""
 NEWTONS = 3
 
 
-def few_samples(rank: int, n: int) -> list[str]:
-    """Return what to beware of where a condition has too many features for its samples."""
+def few_samples(what: str, rank: int, n: int) -> list[str]:
+    """Return what to beware of where a condition or an input has too many features for its rows."""
     if not 0 < n < 10 * rank:
         return []
     return [
-        f"the condition has {count_of(rank, 'independent feature')} for {n} samples (fewer than 10 "
-        "each): what it seems to explain of y may be an artefact"
+        f"{what} has {count_of(rank, 'independent feature')} for {n} samples (fewer than 10 each): "
+        "what it seems to explain of y may be an artefact"
     ]
 
 

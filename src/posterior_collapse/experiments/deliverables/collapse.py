@@ -319,12 +319,14 @@ def _wholly_dead(grid: str, runs: Sequence[Result]) -> Iterator[str]:
     if not dead or len(alive) < 3:
         return
     digits = " and ".join(str(r.labels["label"]) for r in dead)
-    signals = " and ".join(f"{_signal(r, 1) or math.nan:.2g}" for r in dead)
+    signals = [_signal(r, 1) or math.nan for r in dead]
+    shown = " and ".join(f"{signal:.2g}" for signal in signals)
+    failed = "training failed there, and " * all(signal > 1 for signal in signals)
     kls = [r.theory["kl"] for r in alive], [r.measured["kl"] for r in alive]
     yield (
-        f"{grid}: no unit is alive on the digits {digits}, where t is {signals}: training failed "
-        "there, and their KL of 0 counts in the rank correlation. That of the other "
-        f"{len(alive)} digits is {spearmanr(*kls).statistic:.2f} (test rows)."
+        f"{grid}: no unit is alive on the digits {digits}, where t is {shown}: {failed}their KL of "
+        f"0 counts in the rank correlation. That of the other {len(alive)} digits is "
+        f"{spearmanr(*kls).statistic:.2f} (test rows)."
     )
 
 

@@ -1,4 +1,4 @@
-"""X3f: what longer training changes, and what rows that were not trained on show."""
+"""X3f: what longer and slower training change, and what rows that were not trained on show."""
 
 from __future__ import annotations
 
@@ -8,23 +8,32 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.errors import count_of
-from posterior_collapse.experiments.checks import ONE_UNIT, Check, Part, Result, Setting
+from posterior_collapse.experiments.checks import (
+    ONE_UNIT,
+    Check,
+    Part,
+    Result,
+    Setting,
+    near_onset,
+)
 from posterior_collapse.experiments.deliverables.trust_units import (
     LONGER,
     MOST,
     RIGHT,
+    SLOWER,
     alive_over,
     error_of,
     fewest_units,
     last_alive,
     linear_units,
     named,
+    of_onset,
     outside,
     share_of_onset,
     usable,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust_table import ERROR
+from posterior_collapse.experiments.trust_table import COSTS, ERROR, FIRST, LAST
 
 ALIVE = 0.5
 """Mean number of units from which a setting counts as alive: half of its runs have one."""
@@ -100,6 +109,54 @@ def _unmoved(records: Sequence[dict[str, Any]]) -> Check:
     return Check(max(map(abs, moved)) <= ONE_UNIT, text, "numbers")
 
 
+def trust_slower(results: Sequence[Result]) -> Part:
+    """Set where the last unit dies at a lower learning rate beside where it dies else."""
+    before, records = usable(results), list[dict[str, Any]]()
+    for place, settings in usable(results, SLOWER).items():
+        short = before.get(place)
+        longer = short and _epochs(short[0]) < _epochs(settings[0])  # a plan may bound both alike
+        if short and longer and _rate(settings) < _rate(short):
+            at = {"network": place[0], "warm-up": place[1]}
+            records.append({**at, **_trained(short), **_named_slower(_trained(settings))})
+    if not records:
+        return Part(checks=[Check(None, "No run can be compared with one that trained slower.")])
+    note = (
+        "Slower: a lower learning rate, at which the noise of Adam's steps costs less, and as many "
+        "more steps, so that they lead as far. If that noise kills units below the onset, the last "
+        "one now dies nearer to it."
+    )
+    return Part({"slower": Table.of(records)}, checks=[*map(_died, records)], notes=[note])
+
+
+def _rate(settings: Sequence[Setting]) -> float:
+    return settings[0].first.run.settings.learning_rate
+
+
+def _trained(settings: Sequence[Setting]) -> dict[str, Any]:
+    """Return how runs trained, and what became of the onset."""
+    found = of_onset(settings, *alive_over(settings))
+    how = {"learning rate": _rate(settings), "epochs": _epochs(settings[0])}
+    return how | {column: found[column] for column in (LAST, FIRST, ERROR, COSTS)}
+
+
+def _named_slower(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{name}, slower": value for name, value in columns.items()}
+
+
+def _died(record: Mapping[str, Any]) -> Check:
+    """Hold the onset at the lower rate against the predicted one."""
+    lower = record["learning rate"] / record["learning rate, slower"]
+    times = record["epochs, slower"] / record["epochs"]
+    how = f"{named(record)}: at a learning rate {lower:g} times lower, {times:g} times as long"
+    error, before = record[f"{ERROR}, slower"], record[ERROR] or "not found"
+    if error is None:
+        lives = "units live at all betas" if record[f"{LAST}, slower"] else "no unit lives at any"
+        return Check(None, f"{how}, {lives}.", "numbers")
+    near = near_onset(record[f"{LAST}, slower"], record[f"{FIRST}, slower"])
+    text = f"{how}, the error of the onset is {error} (else {before})."
+    return Check(near, text, "numbers")
+
+
 def trust_held_out(results: Sequence[Result]) -> Part:
     """Set what rows that were not trained on say beside what those say that were."""
     each = [(usable(results), ""), (_trained_on(results), ", longer")]
@@ -107,7 +164,10 @@ def trust_held_out(results: Sequence[Result]) -> Part:
         {"network": name + how, "warm-up": warm_up, **_held_out(settings)}
         for found, how in each
         for (name, warm_up), settings in found.items()
+        if any(share_of_onset(s.first) < MOST for s in settings)
     ]
+    if not records:
+        return Part(checks=[Check(None, f"No run was trained below {MOST} of the onset.")])
     note = (
         "Held out: every fifth row. The forecast, bracket and onset are those of the training "
         "rows; units are counted on either by the information they carry there, and the gain is "
@@ -157,8 +217,8 @@ def _held(records: Sequence[dict[str, Any]]) -> Iterator[Check]:
     share = least["within a unit of it, held out"]
     yield Check(
         right == len(records),
-        f"Held-out rows: in {right} of {count_of(len(records), 'network')} {RIGHT:.0%} of the "
-        "runs or more keep as many units as the bracket of the training rows says, within a unit "
+        f"Held-out rows: of {right} of {count_of(len(records), 'kind')} of runs {RIGHT:.0%} or "
+        "more keep as many units as the bracket of the training rows says, within a unit "
         f"(the least: {share:.0%}; {named(least)}).",
         "numbers",
     )
@@ -166,7 +226,7 @@ def _held(records: Sequence[dict[str, Any]]) -> Iterator[Check]:
     if found:
         other = [r for r in found if r[f"{ERROR}, held out"] != r[ERROR]]
         text = "Held-out rows: the last unit dies between the same betas as on training rows in "
-        text += f"{len(found) - len(other)} of {count_of(len(found), 'network')}"
+        text += f"{len(found) - len(other)} of {count_of(len(found), 'kind')} of runs"
         text += "".join(
             f"; {r[f'{ERROR}, held out'] or 'nowhere'} for {r[ERROR]} from the predicted beta in "
             + named(r)

@@ -31,7 +31,9 @@ WARM_UPS = {"": "no", "warm-up": "yes"}
 """Of the kinds that are held against onset and bracket: whether they had a warm-up."""
 LONGER = {"longer": "no"}
 """The same of runs that train on."""
-KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER)
+SLOWER = {"slower": "yes"}
+"""The same of runs that train on at a lower learning rate."""
+KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER, *SLOWER)
 MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
 RIGHT = 0.9
@@ -130,7 +132,7 @@ def trust_onset(results: Sequence[Result]) -> Part:
     for (name, warm_up), settings in usable(results).items():
         shares, living = alive_over(settings)
         at = {"network": name, "warm-up": warm_up}
-        records.append({**at, **_of_onset(settings, shares, living)})
+        records.append({**at, **of_onset(settings, shares, living)})
         alive.setdefault(name, {})[f"warm-up: {warm_up}"] = shares, living
     charts = {
         "onset": (
@@ -151,9 +153,10 @@ def trust_onset(results: Sequence[Result]) -> Part:
         "would gain at the first beta dead is less than what the noise of Adam's steps costs, by "
         "which the collapsed runs miss their optimum. That may be the cause or not: units live "
         "where they bring less than that, too. Kept up by noise: above the onset units live "
-        "on at higher losses than those of collapsed runs. Another optimum: after a warm-up, units "
-        "live on above the onset at a lower loss than that of collapsed runs, although collapse is "
-        "stable there. Not known: the gain exceeds the noise, and no run lives there."
+        "on at higher losses than total collapse has at its optimum. Another optimum: after a "
+        "warm-up, units live on above the onset at a lower loss than total collapse at its "
+        "optimum, although collapse is stable there. Not known: the gain exceeds the noise, or "
+        "the noise is not known; fewer than half of the runs live there."
     )
     verdicts = (
         "The verdict there is that of the first seed at the first beta dead. Signal-unclaimed: a "
@@ -206,7 +209,7 @@ def last_alive(betas: Sequence[float], alive: Sequence[float]) -> tuple[float, f
     return last, min((beta for beta in betas if beta > last), default=float("inf"))
 
 
-def _of_onset(
+def of_onset(
     settings: Sequence[Setting], shares: Sequence[float], living: Sequence[float]
 ) -> dict[str, Any]:
     """Return what is measured between the last share alive and the first dead, and beyond 1."""

@@ -25,6 +25,9 @@ FEWEST = (0.18, 0.5, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97, 0.99, 1.01, 1.06)
 """Fewer still, where the same is asked of further networks and data (X3f, X3g)."""
 LONGER, LONGER_AT = 4, (0.18, 0.88, 0.95, 0.99)
 """How many times longer some runs train, and at which of these shares."""
+SLOWER, SLOWER_AT = 10, (0.88, 0.92, 0.95, 0.97, 0.99, 1.01)
+"""How many times lower the learning rate of some runs is, which train as many times longer, and at
+which of these shares."""
 HISTORY = 40
 """Rows of a run's history."""
 WARMED_UP = 0.25
@@ -32,8 +35,8 @@ WARMED_UP = 0.25
 MOST_UNITS = 6
 """Up to which it is asked what one more unit brings."""
 MORE = {"latent_dim": tuple(range(2, MOST_UNITS + 2))}
-TOO_HIGH = (0.03, 0.1)
-"""Learning rates ten times and more what these networks train well with."""
+RATE, TOO_HIGH = 2e-3, (0.03, 0.1)
+"""A learning rate that these networks train well with, and some ten times and more that."""
 DEAD_START = 1e-3
 """Std of initial weights with which a decoder hears of its units nothing at first."""
 MEASURED = Evaluation(split="train", rows=2000, bracket=True, weights=False)
@@ -92,7 +95,7 @@ class Problem:
         sigma = "learned" if self.network["name"] == "linear" else "input"
         spec = {"model": "vae", "sigma": sigma, "likelihood": self.likelihood, "latent_dim": UNITS}
         every = max(1, self.epochs // HISTORY)
-        settings = Settings(epochs=self.epochs, learning_rate=2e-3, seed=1, history_every=every)
+        settings = Settings(epochs=self.epochs, learning_rate=RATE, seed=1, history_every=every)
         # In the quick profile the first two numbers of units, so that one is one more; else ends.
         quick = {k: v[:2] if k == "latent_dim" else (v[0], v[-1]) for k, v in vary.items()}
         return Grid(
@@ -166,6 +169,14 @@ def _longer(problem: Problem) -> Grid:
     return on.grid("longer", {"beta": problem.betas(LONGER_AT)}, HELD_OUT)
 
 
+def _slower(problem: Problem) -> Grid:
+    """Runs after a warm-up near the onset that go as far by smaller steps, of less noise."""
+    on = replace(problem, epochs=SLOWER * problem.epochs)
+    vary = {"beta": problem.betas(SLOWER_AT)}
+    warm_up = round(WARMED_UP * on.epochs)
+    return on.grid("slower", vary, MEASURED, warm_up=warm_up, learning_rate=RATE / SLOWER)
+
+
 def _one_more(problem: Problem) -> tuple[Grid, ...]:
     """Runs of few units, and of one more that goes on from those."""
     betas = problem.betas(problem.one_more)
@@ -212,9 +223,10 @@ ROWS: tuple[Row, ...] = (
         claim="After about 8,000 steps a network keeps, within a unit, at least as many units as "
         "parts of the data have modes above the threshold, and at most as many as a linear model. "
         "The table says how far its loss still changed in the last half of the steps.",
-        theory="A linear model keeps a unit for every mode above the threshold, KL 1/2 log(theta / "
-        "beta) each. A network folds modes that matter in different parts of the data into one "
-        "unit; within a part, only as many units pay as the part has modes above the threshold.",
+        theory="A linear model keeps a unit for every mode above the threshold, KL 1/2 "
+        "log(variance / beta) each. A network folds modes that matter in different parts of the "
+        "data into one unit; within a part, only as many units pay as the part has modes above the "
+        "threshold.",
         grids=TRAINED,
         deliverables=("trust_units",),
     ),
@@ -249,8 +261,8 @@ ROWS: tuple[Row, ...] = (
         name="Trust: convolutional networks",
         networks="cnn",
         claim="Convolutional networks lose their last unit at the beta of theory. Below it, they "
-        "keep at least as many units as parts of the data have modes above the threshold, and at "
-        "most as many as a linear model.",
+        "keep, within a unit, at least as many units as parts of the data have modes above the "
+        "threshold, and at most as many as a linear model.",
         theory="As in X3a and X3b, which do not depend on how a network is built.",
         grids=tuple(grid for problem in CONVOLUTIONAL for grid in _trained(problem)),
         deliverables=("trust_onset", "trust_units"),
@@ -260,15 +272,19 @@ ROWS: tuple[Row, ...] = (
         name="Trust: deeper networks, longer training, held-out rows",
         networks="mlp of one and two hidden layers",
         claim="What X3a and X3b say of onset, units and KL also holds for a deeper network, after "
-        "four times the training, and on held-out rows.",
-        theory="As in X3a and X3b, which do not depend on depth or on the time of training, only "
-        "on where training ends. The forecast is that of the training rows; the held-out rows "
-        "resemble them.",
+        "four times the training, and on held-out rows; and the onset at a tenth of the learning "
+        "rate.",
+        theory="As in X3a and X3b, which do not depend on depth or on how training goes, only on "
+        "where it ends. The forecast is that of the training rows; the held-out rows resemble "
+        "them.",
         grids=(
             *(grid for problem in BESIDE for grid in _trained(problem, HELD_OUT)),
             *(_longer(problem) for problem in BESIDE if problem.network is MLP),
+            *map(_slower, BESIDE),
         ),
-        deliverables=("trust_onset", "trust_units", "trust_longer", "trust_held_out"),
+        deliverables=(
+            *("trust_onset", "trust_units", "trust_longer", "trust_slower", "trust_held_out"),
+        ),
     ),
     Row(
         id="X3g",
