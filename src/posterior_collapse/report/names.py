@@ -166,7 +166,8 @@ def whose_onset(forecast: Forecast) -> str:
 
     Example:
         >>> import posterior_collapse as pc
-        >>> whose_onset(pc.forecast(([[0.0], [1.0]], [[1.0], [2.0]]), pc.VAESpec(1)))
+        >>> pair = pc.Moments.from_matrices([[1.0]], [[0.5]], [[1.0]])
+        >>> whose_onset(pc.forecast(pair, pc.VAESpec(1)))
         ' whose encoder reads x linearly'
     """
     if forecast.spec.model == "cvae":
