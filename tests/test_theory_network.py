@@ -63,7 +63,7 @@ def test_parts_hang_on_no_rounding_and_no_luck() -> None:
     ("spec", "whose"),
     [
         (pc.VAESpec(4, beta=2.0), " whose encoder reads x linearly"),
-        (pc.CVAESpec(4, beta=2.0), " that adds what z says to what x says"),
+        (pc.CVAESpec(4, beta=2.0), " that adds a part of z to a part linear in x"),
     ],
 )
 def test_above_the_onset_no_more_is_said_than_it_holds_for(spec, whose) -> None:

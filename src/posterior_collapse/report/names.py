@@ -171,5 +171,5 @@ def whose_onset(forecast: Forecast) -> str:
         ' whose encoder reads x linearly'
     """
     if forecast.spec.model == "cvae":
-        return " that adds what z says to what x says"
+        return " that adds a part of z to a part linear in x"
     return " whose encoder reads x linearly" * forecast._modes.moments.paired
