@@ -245,7 +245,12 @@ class TestSummary:
         assert "| what 4 times the training changes | 3 settings" in text
         assert "units by -1 to +1 (means over seeds), their KL by +1 nats" in text
         assert "what they bring by +0.4 nats" in text
-        assert "| what a learning rate 4 times lower changes, 2 times as long | the beta of" in text
+        slow = "a learning rate 4 times lower, 2 times as long"
+        assert f"| what changes with {slow} | the beta of" in text
+        assert (
+            f"| the beta above which all units collapse; {slow} (digits only) | after a warm-up: "
+            "within 5% in 1 of 2 networks, at worst -3% to -1% |"
+        ) in trust.block(results)
         assert f"{NET}: -3% to -1% (before: -12% to -8%); digits, cnn: not found (before" in text
         assert "; within 5% in 1 of 2 (before: 0) |" in text
         assert (

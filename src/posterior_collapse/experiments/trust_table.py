@@ -90,9 +90,10 @@ def headlines(found: Results) -> Table:
             if own := [record for kind in kinds for record in groups.get(kind, ())]:
                 who = ", ".join(word for kind, word in kinds.items() if word and kind in groups)
                 who = f"; {who}" * bool(who)
-                data = {record["network"].partition(", ")[0] for record in own}
-                only = f" ({data.pop()} only)" if len(data) == 1 else ""
-                rows.append([f"{what}{who}{only}", held(own)])
+                rows.append([f"{what}{who}{_only(own)}", held(own)])
+        if table == "onset" and (slower := _after(_records(found, BESIDE, "slower"))):
+            who = f"; {_how_slow(slower)}{_only(slower)}"
+            rows.append([f"{what}{who}", held(slower)])
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
         told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
         rows.append([PAYS, "; ".join(told)])
@@ -110,6 +111,22 @@ def headlines(found: Results) -> Table:
             ["the optimiser failed", text.format_map({**r, "by": _known_by_network(found)})]
         )
     return Table(["prediction", "how often it held"], rows)
+
+
+def _only(records: Records) -> str:
+    data = {record["network"].partition(", ")[0] for record in records}
+    return f" ({data.pop()} only)" if len(data) == 1 else ""
+
+
+def _after(slower: Records) -> Records:
+    """Return what slower training measured, in the columns of a table of onsets."""
+    return [r | {c: r[f"{c}, slower"] for c in (ERROR, LAST, FIRST)} for r in slower]
+
+
+def _how_slow(records: Records) -> str:
+    lower = records[0]["learning rate"] / records[0]["learning rate, slower"]
+    times = records[0]["epochs, slower"] / records[0]["epochs"]
+    return f"a learning rate {lower:g} times lower, {times:g} times as long"
 
 
 def _onsets_held(records: Records) -> str:
@@ -339,16 +356,14 @@ def _of_longer(records: Records) -> Iterator[list[str]]:
 
 def _of_slower(records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        lower = own[0]["learning rate"] / own[0]["learning rate, slower"]
-        times = own[0]["epochs, slower"] / own[0]["epochs"]
-        slower = [r | {c: r[f"{c}, slower"] for c in (ERROR, LAST, FIRST)} for r in own]
+        slower = _after(own)
         parts = [
             f"{r['network']}: {after[ERROR] or 'not found'} (before: {r[ERROR] or 'not found'})"
             for r, after in zip(own, slower, strict=True)
         ]
         near, before = (sum(map(_is_near, records)) for records in (slower, own))
         yield [
-            f"what a learning rate {lower:g} times lower changes, {times:g} times as long",
+            f"what changes with {_how_slow(own)}",
             f"the beta of total collapse of {count_of(len(own), 'network')}; {words}",
             f"{'; '.join(parts)}; within {NEAR:.0%} in {near} of {len(own)} (before: {before})",
         ]

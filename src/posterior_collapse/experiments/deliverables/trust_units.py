@@ -152,11 +152,11 @@ def trust_onset(results: Sequence[Result]) -> Part:
         "warm-up, runs after a warm-up live, so training is the cause. Noise: what a linear model "
         "would gain at the first beta dead is less than what the noise of Adam's steps costs, by "
         "which the collapsed runs miss their optimum. That may be the cause or not: units live "
-        "where they bring less than that, too. Kept up by noise: above the onset units live "
-        "on at higher losses than total collapse has at its optimum. Another optimum: after a "
-        "warm-up, units live on above the onset at a lower loss than total collapse at its "
-        "optimum, although collapse is stable there. Not known: the gain exceeds the noise, or "
-        "the noise is not known; fewer than half of the runs live there."
+        "where they bring less than that, too; X3f tries it with less noise. Kept up by noise: "
+        "above the onset units live on at higher losses than total collapse has at its optimum. "
+        "Another optimum: after a warm-up, units live on above the onset at a lower loss than "
+        "total collapse at its optimum, although collapse is stable there. Not known: the gain "
+        "exceeds the noise, or the noise is not known; fewer than half of the runs live there."
     )
     verdicts = (
         "The verdict there is that of the first seed at the first beta dead. Signal-unclaimed: a "
