@@ -240,16 +240,17 @@ class TestSummary:
         deep = "digits, mlp of 2 hidden layers, gaussian"
         assert f"| 1 deeper network; without a warm-up | +2% to +4% ({deep}); unit" in text
         assert "| 30 runs of 1 deeper network; without a warm-up | in the bracket in 100%" in text
-        assert f"| 1 of them trained again; without a warm-up | +2% to +4% ({NET}); units" in text
+        again = "| 1 of them again, at fewer betas; without a warm-up"
+        assert f"{again} | +2% to +4% ({NET}); units" in text
         assert "in 5 of 5 networks" in trust.block(results)  # the same are not counted twice
         assert "| what 4 times the training changes | 3 settings" in text
         assert "units by -1 to +1 (means over seeds), their KL by +1 nats" in text
         assert "what they bring by +0.4 nats" in text
         slow = "a learning rate 4 times lower, 2 times as long"
-        assert f"| what changes with {slow} | the beta of" in text
+        assert f"| what changes at {slow} | the beta of" in text
         assert (
-            f"| the beta above which all units collapse; {slow} (digits only) | after a warm-up: "
-            "within 5% in 1 of 2 networks, at worst -3% to -1% |"
+            f"| the beta above which all units collapse; at {slow} (digits only) | after a warm-up"
+            ": within 5% in 1 of 2 networks, at worst -3% to -1% |"
         ) in trust.block(results)
         assert f"{NET}: -3% to -1% (before: -12% to -8%); digits, cnn: not found (before" in text
         assert "; within 5% in 1 of 2 (before: 0) |" in text

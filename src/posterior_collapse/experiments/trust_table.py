@@ -62,7 +62,7 @@ def _groups(found: Results, table: str) -> dict[str, Records]:
     beside, others = (_records(found, row, table) for row in (BESIDE, OTHERS))
     groups = {
         "networks of one hidden layer": [r for r in study if not _is_linear(r)],
-        "of them trained again": [r for r in beside if DEEP not in r["network"]],
+        "of them again, at fewer betas": [r for r in beside if DEEP not in r["network"]],
         "networks of other data": [r for r in others if DEEP not in r["network"]],
         "deeper networks": [r for r in (*beside, *others) if DEEP in r["network"]],
         "convolutional networks": _records(found, CONVOLUTIONAL, table),
@@ -91,9 +91,9 @@ def headlines(found: Results) -> Table:
                 who = ", ".join(word for kind, word in kinds.items() if word and kind in groups)
                 who = f"; {who}" * bool(who)
                 rows.append([f"{what}{who}{_only(own)}", held(own)])
-        if table == "onset" and (slower := _after(_records(found, BESIDE, "slower"))):
-            who = f"; {_how_slow(slower)}{_only(slower)}"
-            rows.append([f"{what}{who}", held(slower)])
+        if table == "onset" and (own := _records(found, BESIDE, "slower")):
+            who = f"; at {how_slow(own[0])}{_only(own)}"
+            rows.append([f"{what}{who}", held([slower(r) for r in own])])
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
         told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
         rows.append([PAYS, "; ".join(told)])
@@ -118,21 +118,22 @@ def _only(records: Records) -> str:
     return f" ({data.pop()} only)" if len(data) == 1 else ""
 
 
-def _after(slower: Records) -> Records:
+def slower(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what slower training measured, in the columns of a table of onsets."""
-    return [r | {c: r[f"{c}, slower"] for c in (ERROR, LAST, FIRST)} for r in slower]
+    return {**record, **{column: record[f"{column}, slower"] for column in (ERROR, LAST, FIRST)}}
 
 
-def _how_slow(records: Records) -> str:
-    lower = records[0]["learning rate"] / records[0]["learning rate, slower"]
-    times = records[0]["epochs, slower"] / records[0]["epochs"]
+def how_slow(record: Mapping[str, Any]) -> str:
+    """Return what sets slower training apart, in words."""
+    lower = record["learning rate"] / record["learning rate, slower"]
+    times = record["epochs, slower"] / record["epochs"]
     return f"a learning rate {lower:g} times lower, {times:g} times as long"
 
 
 def _onsets_held(records: Records) -> str:
     parts = []
     for words, own in reversed(_by_warm_up(records)):
-        near, networks = sum(map(_is_near, own)), count_of(len(own), "network")
+        near, networks = sum(map(is_near, own)), count_of(len(own), "network")
         text = f"{words}: within {NEAR:.0%} in {near} of {networks}"
         if found := [r for r in own if r[ERROR] is not None]:
             worst = max(found, key=lambda r: max(abs(r[LAST] - 1), abs(r[FIRST] - 1)))
@@ -160,7 +161,8 @@ CAUSES = {
 """Of errors of an onset: what is seen, which need not be all of the cause."""
 
 
-def _is_near(record: Mapping[str, Any]) -> bool:
+def is_near(record: Mapping[str, Any]) -> bool:
+    """Whether an onset is where it was predicted."""
     return record[ERROR] is not None and near_onset(record[LAST], record[FIRST])
 
 
@@ -275,7 +277,7 @@ def _of_onsets(who: str, records: Records) -> Iterator[list[str]]:
             named = [f"from {named[0]} to {named[-1]}, {middle} in the middle"]
         parts = [
             *named,
-            *[f"within {NEAR:.0%} in {sum(map(_is_near, own))} of {len(own)}"] * (len(own) > 1),
+            *[f"within {NEAR:.0%} in {sum(map(is_near, own))} of {len(own)}"] * (len(own) > 1),
         ]
         causes = Counter(r[WHY] for r in found if r[WHY])
         parts += [
@@ -356,14 +358,14 @@ def _of_longer(records: Records) -> Iterator[list[str]]:
 
 def _of_slower(records: Records) -> Iterator[list[str]]:
     for words, own in _by_warm_up(records):
-        slower = _after(own)
+        after = [slower(r) for r in own]
         parts = [
-            f"{r['network']}: {after[ERROR] or 'not found'} (before: {r[ERROR] or 'not found'})"
-            for r, after in zip(own, slower, strict=True)
+            f"{r['network']}: {now[ERROR] or 'not found'} (before: {r[ERROR] or 'not found'})"
+            for r, now in zip(own, after, strict=True)
         ]
-        near, before = (sum(map(_is_near, records)) for records in (slower, own))
+        near, before = (sum(map(is_near, records)) for records in (after, own))
         yield [
-            f"what changes with {_how_slow(own)}",
+            f"what changes at {how_slow(own[0])}",
             f"the beta of total collapse of {count_of(len(own), 'network')}; {words}",
             f"{'; '.join(parts)}; within {NEAR:.0%} in {near} of {len(own)} (before: {before})",
         ]

@@ -170,11 +170,9 @@ class Moments:
             return cls.of_joint(joint, widths, center)
         if lazy:
             raise DataError(
-                " and ".join(names),
-                f"dask arrays of {widths} features",
-                f"at most {wide.MAX_FEATURES} features",
-                "Pass x.compute(), or a memory map.",
-            )
+                " and ".join(names), f"dask arrays of {widths} features",
+                f"at most {wide.MAX_FEATURES} features", "Pass x.compute(), or a memory map.",
+            )  # fmt: skip
         return cls(
             n=len(arrays[0]),
             paired=paired,
@@ -447,8 +445,6 @@ def _check_second_moments(joint: Float) -> None:
         raise DataError("xx, yx, yy", "an asymmetric matrix", "symmetric ones", "Symmetrise them.")
     if size == 0 or np.linalg.eigvalsh(joint)[0] < -1e-8 * size * len(joint):
         raise DataError(
-            "xx, yx, yy",
-            "a matrix with a negative eigenvalue" if size else "zeros",
-            "a joint second-moment matrix",
-            "Compute all three from the same samples.",
-        )
+            "xx, yx, yy", "a matrix with a negative eigenvalue" if size else "zeros",
+            "a joint second-moment matrix", "Compute all three from the same samples.",
+        )  # fmt: skip

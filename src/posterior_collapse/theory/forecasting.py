@@ -262,11 +262,9 @@ def forecast(
     if checks.flag("network", network):
         if isinstance(data, Moments):
             raise InvalidArgumentError(
-                "network",
-                "True with moments",
-                "the rows of the data, whose parts are counted",
+                "network", "True with moments", "the rows of the data, whose parts are counted",
                 "Pass the data themselves.",
-            )
+            )  # fmt: skip
         data = read(data, getattr(spec, "model", None) == "cvae").collected()
     solution, found = _optimum(data, spec, bias)
     problem, modes = solution.problem, solution.problem.modes
@@ -367,7 +365,7 @@ def _few_samples(modes: Modes) -> Iterator[str]:
     rank = noise.rank if noise else modes.rank if moments.paired else 0
     what = "the condition" if noise or modes.conditional else "x"
     for text in few_samples(what, rank, moments.n or 0):
-        text += CROSS_FITTED if modes.conditional and not noise else ""
+        text += CROSS_FITTED * (modes.conditional and not noise)
         warnings.warn(text, FewSamplesWarning, stacklevel=4)  # who called forecast
         yield text
     if moments.unresolved > 0:

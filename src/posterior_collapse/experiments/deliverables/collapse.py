@@ -316,18 +316,17 @@ def _wholly_dead(grid: str, runs: Sequence[Result]) -> Iterator[str]:
     """Say which digits have no unit where theory keeps some, and how the others are ordered."""
     dead = [r for r in runs if not r.active(1) and r.active_by_theory(1)]
     alive = [r for r in runs if r not in dead]
-    if not dead or len(alive) < 3:
-        return
-    digits = " and ".join(str(r.labels["label"]) for r in dead)
-    signals = [_signal(r, 1) or math.nan for r in dead]
-    shown = " and ".join(f"{signal:.2g}" for signal in signals)
-    failed = "training failed there, and " * all(signal > 1 for signal in signals)
-    kls = [r.theory["kl"] for r in alive], [r.measured["kl"] for r in alive]
-    yield (
-        f"{grid}: no unit is alive on the digits {digits}, where t is {shown}: {failed}their KL of "
-        f"0 counts in the rank correlation. That of the other {len(alive)} digits is "
-        f"{spearmanr(*kls).statistic:.2f} (test rows)."
-    )
+    if dead and len(alive) > 2:
+        digits = " and ".join(str(r.labels["label"]) for r in dead)
+        signals = [_signal(r, 1) or math.nan for r in dead]
+        failed = "training failed there, and " * all(signal > 1 for signal in signals)
+        kls = [r.theory["kl"] for r in alive], [r.measured["kl"] for r in alive]
+        yield (
+            f"{grid}: no unit is alive on the digits {digits}, where t is "
+            f"{' and '.join(f'{signal:.2g}' for signal in signals)}: {failed}their KL of 0 counts "
+            f"in the rank correlation. That of the other {len(alive)} digits is "
+            f"{spearmanr(*kls).statistic:.2f} (test rows)."
+        )
 
 
 def onset(results: Sequence[Result]) -> Part:

@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.errors import count_of
-from posterior_collapse.experiments.checks import (
-    ONE_UNIT,
-    Check,
-    Part,
-    Result,
-    Setting,
-    near_onset,
-)
+from posterior_collapse.experiments.checks import ONE_UNIT, Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
     LONGER,
     MOST,
@@ -33,7 +26,15 @@ from posterior_collapse.experiments.deliverables.trust_units import (
     usable,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust_table import COSTS, ERROR, FIRST, LAST
+from posterior_collapse.experiments.trust_table import (
+    COSTS,
+    ERROR,
+    FIRST,
+    LAST,
+    how_slow,
+    is_near,
+    slower,
+)
 
 ALIVE = 0.5
 """Mean number of units from which a setting counts as alive: half of its runs have one."""
@@ -117,7 +118,8 @@ def trust_slower(results: Sequence[Result]) -> Part:
         longer = short and _epochs(short[0]) < _epochs(settings[0])  # a plan may bound both alike
         if short and longer and _rate(settings) < _rate(short):
             at = {"network": place[0], "warm-up": place[1]}
-            records.append({**at, **_trained(short), **_named_slower(_trained(settings))})
+            now = {f"{column}, slower": value for column, value in _trained(settings).items()}
+            records.append({**at, **_trained(short), **now})
     if not records:
         return Part(checks=[Check(None, "No run can be compared with one that trained slower.")])
     note = (
@@ -139,22 +141,14 @@ def _trained(settings: Sequence[Setting]) -> dict[str, Any]:
     return how | {column: found[column] for column in (LAST, FIRST, ERROR, COSTS)}
 
 
-def _named_slower(columns: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{name}, slower": value for name, value in columns.items()}
-
-
 def _died(record: Mapping[str, Any]) -> Check:
     """Hold the onset at the lower rate against the predicted one."""
-    lower = record["learning rate"] / record["learning rate, slower"]
-    times = record["epochs, slower"] / record["epochs"]
-    how = f"{named(record)}: at a learning rate {lower:g} times lower, {times:g} times as long"
-    error, before = record[f"{ERROR}, slower"], record[ERROR] or "not found"
-    if error is None:
-        lives = "units live at all betas" if record[f"{LAST}, slower"] else "no unit lives at any"
+    now, how = slower(record), f"{named(record)}: at {how_slow(record)}"
+    if now[ERROR] is None:
+        lives = "units live at all betas" if now[LAST] else "no unit lives at any beta"
         return Check(None, f"{how}, {lives}.", "numbers")
-    near = near_onset(record[f"{LAST}, slower"], record[f"{FIRST}, slower"])
-    text = f"{how}, the error of the onset is {error} (else {before})."
-    return Check(near, text, "numbers")
+    text = f"the error of the onset is {now[ERROR]} (else {record[ERROR] or 'not found'})"
+    return Check(is_near(now), f"{how}, {text}.", "numbers")
 
 
 def trust_held_out(results: Sequence[Result]) -> Part:
