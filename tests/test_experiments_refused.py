@@ -82,6 +82,22 @@ def test_a_row_whose_writing_was_interrupted_does_not_count(
     assert f"## {before.id}" in document.render(tmp_path, tmp_path)
 
 
+def test_what_only_the_last_result_names_is_deleted_and_nothing_else(tmp_path: Path) -> None:
+    def run() -> Path:
+        reproduce(chosen("E8"), tmp_path, Plan(quick=True))
+        return tmp_path / "E8"
+
+    kept = {path.name for path in run().iterdir()}
+    values = json.loads((tmp_path / "E8" / "result.json").read_text())
+    values["tables"]["old"] = Table(["a"], [[1]]).to_dict()
+    values["figures"].append({"file": "old.pdf", "caption": "A figure"})
+    write_json(tmp_path / "E8" / "result.json", values)
+    others = ["notes.csv", "table-mine.csv"]
+    for name in ("table-old.csv", "old.pdf", "old.png", "old.csv", *others):
+        (tmp_path / "E8" / name).write_text("a\n1\n")
+    assert {path.name for path in run().iterdir()} == {*kept, *others}
+
+
 def test_a_row_is_written_by_one_process_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""X3f: longer and slower training and held-out rows stand beside what they are compared with."""
+"""X3f: longer training, a lower rate and held-out rows stand beside what they are compared with."""
 
 from __future__ import annotations
 
@@ -72,43 +72,52 @@ class TestLonger:
         assert [r["network"] for r in records("trust_held_out", "held-out", runs)] == [NET]
 
 
-class TestSlower:
+class TestLong:
     @staticmethod
     def runs(last: float, rate: float = 2e-4, epochs: int = 400) -> list[Result]:
-        """Runs of which the last alive is at 1.7 after a warm-up, and at `last` if slower."""
+        """Runs of which the last alive is at 1.7 after a warm-up, and at `last` if they go on."""
         before = [planted(beta, int(beta < 1.75), kind="warm-up") for beta in (1.7, 1.8, 1.98)]
         return before + [
             planted(
                 *(beta, int(beta <= last)),
-                kind="slower", gain=-0.5, epochs=epochs, learning_rate=rate,
+                kind="slower" if rate < 2e-3 else "as long",
+                gain=-0.5, epochs=epochs, learning_rate=rate,
             )
             for beta in (1.7, 1.8, 1.98, 2.1)
         ]  # fmt: skip
 
     def test_the_onsets_stand_side_by_side(self) -> None:
-        (row,) = records("trust_slower", "slower", self.runs(1.98))
+        (row,) = records("trust_long", "long", self.runs(1.98))
         assert (row["network"], row["warm-up"]) == (NET, "yes")
-        assert (row["learning rate"], row["learning rate, slower"]) == (2e-3, 2e-4)
-        assert (row["error of the onset"], row["error of the onset, slower"]) == (
+        assert (row["learning rate"], row["learning rate, long"]) == (2e-3, 2e-4)
+        assert (row["error of the onset"], row["error of the onset, long"]) == (
             "-15% to -10%",
             "-1% to +5%",
         )
         costs = "collapsed runs miss their optimum by (nats)"
-        assert (row[costs], row[f"{costs}, slower"]) == (None, 0.5)
-        (check,) = DELIVERABLES["trust_slower"](self.runs(1.98)).checks
+        assert (row[costs], row[f"{costs}, long"]) == (None, 0.5)
+        (check,) = DELIVERABLES["trust_long"](self.runs(1.98)).checks
         assert (check.verdict, check.kind) == ("agrees", "numbers")
         assert "at a learning rate 10 times lower, 4 times as long, the error" in check.text
         assert "of the onset is -1% to +5% (else -15% to -10%)." in check.text
-        (check,) = DELIVERABLES["trust_slower"](self.runs(2.1)).checks
+        (check,) = DELIVERABLES["trust_long"](self.runs(2.1)).checks
         assert check.text.endswith("4 times as long, units live at all betas.")
 
     def test_an_onset_far_from_theory_differs_and_one_not_found_is_not_measured(self) -> None:
-        assert verdicts("trust_slower", self.runs(1.7)) == ["differs"]
-        assert verdicts("trust_slower", self.runs(2.1)) == ["not measured"]
+        assert verdicts("trust_long", self.runs(1.7)) == ["differs"]
+        assert verdicts("trust_long", self.runs(2.1)) == ["not measured"]
 
-    def test_runs_of_the_same_rate_or_time_are_not_compared(self) -> None:
-        assert verdicts("trust_slower", self.runs(1.98, rate=2e-3)) == ["not measured"]
-        assert verdicts("trust_slower", self.runs(1.98, epochs=100)) == ["not measured"]
+    def test_more_steps_alone_are_told_from_more_at_a_lower_rate(self) -> None:
+        runs = [*self.runs(1.98), *self.runs(1.7, rate=2e-3)[3:]]
+        found = {r["trained"]: r for r in records("trust_long", "long", runs)}
+        lower, same = "a learning rate 10 times lower", "the same learning rate"
+        assert list(found) == [f"{how}, 4 times as long" for how in (lower, same)]
+        ends = [r["error of the onset, long"] for r in found.values()]
+        assert ends == ["-1% to +5%", "-15% to -10%"]
+        assert verdicts("trust_long", runs) == ["agrees", "differs"]
+
+    def test_runs_of_the_same_time_are_not_compared(self) -> None:
+        assert verdicts("trust_long", self.runs(1.98, epochs=100)) == ["not measured"]
 
 
 class TestHeldOut:
@@ -161,26 +170,26 @@ class TestRow:
                 )
                 assert run == short.replace(settings=expected)
 
-    def test_what_trains_slower_shares_all_but_its_rate_and_its_time(self) -> None:
-        of = {
-            (m.grid, m.labels["beta"]): m.run
-            for m in chosen("X3f")[0].members(Plan())
-            if "warm-up" in m.grid or "slower" in m.grid
-        }
-        slower = {key: run for key, run in of.items() if "slower" in key[0]}
-        assert len(slower) == 4 * 6
-        for (grid, beta), run in slower.items():
-            fast = of[grid.replace("slower", "warm-up"), beta]
+    @pytest.mark.parametrize(("kind", "lower"), [("slower", 10), ("as long", 1)])
+    def test_what_trains_long_shares_all_but_its_rate_and_its_time(
+        self, kind: str, lower: int
+    ) -> None:
+        of = {(m.grid, m.labels["beta"]): m.run for m in chosen("X3f")[0].members(Plan())}
+        long = {key: run for key, run in of.items() if key[0].endswith(kind)}
+        assert len(long) == 4 * 6
+        for (grid, beta), run in long.items():
+            fast = of[grid.replace(kind, "warm-up"), beta]
             expected = fast.settings.replace(
                 epochs=10 * fast.settings.epochs, warm_up=10 * fast.settings.warm_up,
-                learning_rate=fast.settings.learning_rate / 10,
+                learning_rate=fast.settings.learning_rate / lower,
                 history_every=run.settings.history_every,
             )  # fmt: skip
             evaluation = fast.evaluation.replace(also=None)
             assert run == fast.replace(settings=expected, evaluation=evaluation)
 
     def test_held_out_rows_are_none_of_those_that_are_trained_on(self) -> None:
-        members = [m for m in chosen("X3f")[0].members(Plan()) if "slower" not in m.grid]
+        long = ("slower", "as long")
+        members = [m for m in chosen("X3f")[0].members(Plan()) if not m.grid.endswith(long)]
         for member in members:
             assert (member.run.evaluation.split, member.run.evaluation.also) == ("train", "test")
         trained, held_out = (read_samples(member.run.data, s).x for s in ("train", "test"))

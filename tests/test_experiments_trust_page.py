@@ -224,15 +224,16 @@ class TestSummary:
         ]  # fmt: skip
         onset = {
             "network": NET, "warm-up": "yes",
-            "learning rate": 2e-3, "learning rate, slower": 5e-4, "epochs": 100,
-            "epochs, slower": 200, "error of the onset": "-12% to -8%",
+            "trained": "a learning rate 4 times lower, 2 times as long",
+            "error of the onset": "-12% to -8%",
             "last beta alive / onset": 0.88, "first beta dead / onset": 0.92,
-            "error of the onset, slower": "-3% to -1%",
-            "last beta alive / onset, slower": 0.97, "first beta dead / onset, slower": 0.99,
+            "error of the onset, long": "-3% to -1%",
+            "last beta alive / onset, long": 0.97, "first beta dead / onset, long": 0.99,
         }  # fmt: skip
-        lost = {"error of the onset, slower": None, "first beta dead / onset, slower": None}
-        slower = [onset, {**onset, **lost, "network": "digits, cnn"}]
-        kinds = {"longer": longer, "slower": slower, "held-out": held_out}
+        lost = {"error of the onset, long": None, "first beta dead / onset, long": None}
+        same = {"trained": "the same learning rate, 2 times as long"}
+        long = [onset, {**onset, **lost, "network": "digits, cnn"}, {**onset, **lost, **same}]
+        kinds = {"longer": longer, "long": long, "held-out": held_out}
         beside = {name: Table.of(each).to_dict() for name, each in kinds.items()}
         leave(results, "X3f", {**kept, "tables": tables | beside})
         text = trust.table(results)
@@ -250,7 +251,9 @@ class TestSummary:
         assert f"| what changes at {slow} | the beta of" in text
         assert (
             f"| the beta above which all units collapse; at {slow} (digits only) | after a warm-up"
-            ": within 5% in 1 of 2 networks, at worst -3% to -1% |"
+            ": within 5% in 1 of 2 networks, at worst -3% to -1% |\n"
+            f"| the beta above which all units collapse; at {same['trained']} (digits only) | "
+            "after a warm-up: within 5% in 0 of 1 network |"
         ) in trust.block(results)
         assert f"{NET}: -3% to -1% (before: -12% to -8%); digits, cnn: not found (before" in text
         assert "; within 5% in 1 of 2 (before: 0) |" in text

@@ -14,7 +14,13 @@ from urllib.parse import quote
 from posterior_collapse.errors import MissingFileError, count_of, enumerated
 from posterior_collapse.experiments import wording
 from posterior_collapse.experiments.machines import hours, named, processor, processors, smaller
-from posterior_collapse.experiments.reproduced import RESULT, Reproduced, check_whole, shown
+from posterior_collapse.experiments.reproduced import (
+    ENDINGS,
+    RESULT,
+    Reproduced,
+    check_whole,
+    shown,
+)
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import write_text
 
@@ -296,8 +302,7 @@ def _sizes(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _figure(figure: Mapping[str, str], home: Path, folder: Path) -> dict[str, Any]:
-    endings = (".png", ".pdf", ".csv", ".npz")
-    files = [(home / figure["file"]).with_suffix(ending) for ending in endings]
+    files = [(home / figure["file"]).with_suffix(ending) for ending in ENDINGS]
     links = {f.suffix[1:].upper(): _relative(f, folder) for f in files if f.is_file()}
     return {
         "caption": wording.prose(figure["caption"]),

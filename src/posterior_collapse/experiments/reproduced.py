@@ -18,6 +18,8 @@ from posterior_collapse.records import Record
 
 RESULT = "result.json"
 """The file in a row's folder that says everything, beside its tables and figures."""
+ENDINGS = (".png", ".pdf", ".csv", ".npz")
+"""Of the files of a table or a figure."""
 UNKNOWN: Mapping[str, Any] = {"command": "", "whole": "", "takes": "", "runs": {}}
 """What results of an early version do not say."""
 
@@ -112,6 +114,13 @@ class Reproduced(Record):
             result = cls(**{name: values[name] for name in names})
             result._check(path.parent)
         return result
+
+    @property
+    def files(self) -> list[str]:
+        """The files of its tables and figures, in the row's folder; not each need be there."""
+        stems = [f"table-{name}" for name in self.tables]
+        stems += [Path(figure["file"]).stem for figure in self.figures]
+        return [f"{stem}{ending}" for stem in stems for ending in ENDINGS]
 
     def _check(self, home: Path) -> None:
         """Refuse what was put into another row's folder, or differs from what else lies there."""

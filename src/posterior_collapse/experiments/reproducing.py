@@ -245,8 +245,7 @@ def _write(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with claim(folder, wait=True):  # another process may write the row by another plan
-        with writing(folder / RESULT):
-            (folder / RESULT).unlink(missing_ok=True)  # it is of files that are replaced
+        _remove(folder)
         clear(folder)
         for name, table in tables.items():
             table.save(folder, f"table-{name}")  # beside the numbers of a figure of that name
@@ -254,6 +253,17 @@ def _write(
             chart.save(folder, name)
         write_json(folder / RESULT, result.to_dict())
     return result
+
+
+def _remove(folder: Path) -> None:
+    """Delete a row's last result and what it names: this one may have fewer tables and figures."""
+    try:
+        named = Reproduced.read(folder / RESULT).files
+    except (MissingFileError, CorruptFileError):
+        named = []  # what is not known to be of a result stays
+    with writing(folder / RESULT):
+        for name in (RESULT, *named):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _part(name: str, results: Sequence[Result], some: bool) -> Part:

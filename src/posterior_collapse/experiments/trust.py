@@ -112,7 +112,7 @@ def _page(found: Mapping[str, Reproduced], home: str) -> str:
         rows=[_section(result, f"{home}/{row}", notes) for row, result in found.items()],
         convolutional=CONVOLUTIONAL in found,
         beside=BESIDE in found,
-        slower=BESIDE in found and "slower" in found[BESIDE].tables,
+        long=BESIDE in found and "long" in found[BESIDE].tables,
         others=OTHERS in found,
         hardware="; ".join(machines),
     )

@@ -25,7 +25,7 @@ WARM_UPS = {"no": "without a warm-up", "yes": "after a warm-up"}
 ERROR, WHY = "error of the onset", "cause of the error"
 LAST, FIRST = "last beta alive / onset", "first beta dead / onset"
 GAIN = "a linear model would gain there (nats)"
-COSTS = "collapsed runs miss their optimum by (nats)"
+COSTS, HOW = "collapsed runs miss their optimum by (nats)", "trained"
 ABOVE = "the least of their losses less the collapsed (nats)"
 """Columns of the tables of onsets."""
 DEEP = "hidden layers"
@@ -91,9 +91,9 @@ def headlines(found: Results) -> Table:
                 who = ", ".join(word for kind, word in kinds.items() if word and kind in groups)
                 who = f"; {who}" * bool(who)
                 rows.append([f"{what}{who}{_only(own)}", held(own)])
-        if table == "onset" and (own := _records(found, BESIDE, "slower")):
-            who = f"; at {how_slow(own[0])}{_only(own)}"
-            rows.append([f"{what}{who}", held([slower(r) for r in own])])
+        if table == "onset":
+            for how, own in _by_training(_records(found, BESIDE, "long")):
+                rows.append([f"{what}; at {how}{_only(own)}", held(list(map(trained_long, own)))])
     if said := {r[SAYS]: r for r in _records(found, "X3c", "confusion")}:
         told = [_told_of(said[answer]) for answer in ("pays", "does not pay")]
         rows.append([PAYS, "; ".join(told)])
@@ -118,16 +118,15 @@ def _only(records: Records) -> str:
     return f" ({data.pop()} only)" if len(data) == 1 else ""
 
 
-def slower(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what slower training measured, in the columns of a table of onsets."""
-    return {**record, **{column: record[f"{column}, slower"] for column in (ERROR, LAST, FIRST)}}
+def trained_long(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what long training measured, in the columns of a table of onsets."""
+    return {**record, **{column: record[f"{column}, long"] for column in (ERROR, LAST, FIRST)}}
 
 
-def how_slow(record: Mapping[str, Any]) -> str:
-    """Return what sets slower training apart, in words."""
-    lower = record["learning rate"] / record["learning rate, slower"]
-    times = record["epochs, slower"] / record["epochs"]
-    return f"a learning rate {lower:g} times lower, {times:g} times as long"
+def _by_training(records: Records) -> Iterator[tuple[str, Records]]:
+    """Yield how networks trained long, and those that did so."""
+    for how in dict.fromkeys(r[HOW] for r in records):
+        yield how, [r for r in records if r[HOW] == how]
 
 
 def _onsets_held(records: Records) -> str:
@@ -230,7 +229,7 @@ def summary(found: Results) -> Table:
         *(row for who, own in _groups(found, "onset").items() for row in _of_onsets(who, own)),
         *(row for who, own in _groups(found, "units").items() for row in _of_units(who, own)),
         *_of_longer(_records(found, BESIDE, "longer")),
-        *_of_slower(_records(found, BESIDE, "slower")),
+        *_of_long(_records(found, BESIDE, "long")),
         *_of_held_out(_records(found, BESIDE, "held-out")),
         *_of_gain(found),
         *_of_failures(found),
@@ -356,16 +355,17 @@ def _of_longer(records: Records) -> Iterator[list[str]]:
         ]
 
 
-def _of_slower(records: Records) -> Iterator[list[str]]:
-    for words, own in _by_warm_up(records):
-        after = [slower(r) for r in own]
+def _of_long(records: Records) -> Iterator[list[str]]:
+    both = ((how, *of) for how, each in _by_training(records) for of in _by_warm_up(each))
+    for how, words, own in both:
+        after = [trained_long(r) for r in own]
         parts = [
             f"{r['network']}: {now[ERROR] or 'not found'} (before: {r[ERROR] or 'not found'})"
             for r, now in zip(own, after, strict=True)
         ]
         near, before = (sum(map(is_near, records)) for records in (after, own))
         yield [
-            f"what changes at {how_slow(own[0])}",
+            f"what changes at {how}",
             f"the beta of total collapse of {count_of(len(own), 'network')}; {words}",
             f"{'; '.join(parts)}; within {NEAR:.0%} in {near} of {len(own)} (before: {before})",
         ]

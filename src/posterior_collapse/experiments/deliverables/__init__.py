@@ -23,7 +23,7 @@ DELIVERABLES: Mapping[str, Callable[[Sequence[Result]], Part]] = {
         *(likelihood.likelihood_table, likelihood.published_numbers),
         *(trust_units.trust_onset, trust_units.trust_units),
         *(trust_gain.trust_gain, trust_gain.trust_failures),
-        *(trust_beside.trust_longer, trust_beside.trust_slower, trust_beside.trust_held_out),
+        *(trust_beside.trust_longer, trust_beside.trust_long, trust_beside.trust_held_out),
     )
 }
 """Every deliverable by name; a row lists its own."""

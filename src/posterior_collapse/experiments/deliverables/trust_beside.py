@@ -1,4 +1,4 @@
-"""X3f: what longer and slower training change, and what rows that were not trained on show."""
+"""X3f: what longer training and a lower rate change, and what rows held out of training show."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from posterior_collapse.errors import count_of
 from posterior_collapse.experiments.checks import ONE_UNIT, Check, Part, Result, Setting
 from posterior_collapse.experiments.deliverables.trust_units import (
+    LONG,
     LONGER,
     MOST,
     RIGHT,
-    SLOWER,
     alive_over,
     error_of,
     fewest_units,
@@ -30,10 +30,10 @@ from posterior_collapse.experiments.trust_table import (
     COSTS,
     ERROR,
     FIRST,
+    HOW,
     LAST,
-    how_slow,
     is_near,
-    slower,
+    trained_long,
 )
 
 ALIVE = 0.5
@@ -110,40 +110,45 @@ def _unmoved(records: Sequence[dict[str, Any]]) -> Check:
     return Check(max(map(abs, moved)) <= ONE_UNIT, text, "numbers")
 
 
-def trust_slower(results: Sequence[Result]) -> Part:
-    """Set where the last unit dies at a lower learning rate beside where it dies else."""
+def trust_long(results: Sequence[Result]) -> Part:
+    """Set where the last unit dies after long training, at two rates, beside where it dies else."""
     before, records = usable(results), list[dict[str, Any]]()
-    for place, settings in usable(results, SLOWER).items():
-        short = before.get(place)
-        longer = short and _epochs(short[0]) < _epochs(settings[0])  # a plan may bound both alike
-        if short and longer and _rate(settings) < _rate(short):
-            at = {"network": place[0], "warm-up": place[1]}
-            now = {f"{column}, slower": value for column, value in _trained(settings).items()}
-            records.append({**at, **_trained(short), **now})
+    for kind, warm_up in LONG.items():
+        for place, settings in usable(results, {kind: warm_up}).items():
+            short = before.get(place)
+            if short and _epochs(short[0]) < _epochs(settings[0]):  # a plan may bound both alike
+                was, now = _trained(short), _trained(settings)
+                at = {"network": place[0], "warm-up": place[1], HOW: _how(was, now)}
+                long = {f"{column}, long": value for column, value in now.items()}
+                records.append({**at, **was, **long})
     if not records:
-        return Part(checks=[Check(None, "No run can be compared with one that trained slower.")])
+        return Part(checks=[Check(None, "No run can be compared with one that trained long.")])
     note = (
-        "Slower: a lower learning rate, at which the noise of Adam's steps costs less, and as many "
-        "more steps, so that they lead as far. If that noise kills units below the onset, the last "
-        "one now dies nearer to it."
+        "Long: more steps; and as many at a lower learning rate, at which the noise of Adam's "
+        "steps costs less. If only that noise kills units below the onset, the last one dies "
+        "nearer to it at the lower rate alone; if training was too short, at either."
     )
-    return Part({"slower": Table.of(records)}, checks=[*map(_died, records)], notes=[note])
-
-
-def _rate(settings: Sequence[Setting]) -> float:
-    return settings[0].first.run.settings.learning_rate
+    return Part({"long": Table.of(records)}, checks=[*map(_died, records)], notes=[note])
 
 
 def _trained(settings: Sequence[Setting]) -> dict[str, Any]:
     """Return how runs trained, and what became of the onset."""
     found = of_onset(settings, *alive_over(settings))
-    how = {"learning rate": _rate(settings), "epochs": _epochs(settings[0])}
+    rate = settings[0].first.run.settings.learning_rate
+    how = {"learning rate": rate, "epochs": _epochs(settings[0])}
     return how | {column: found[column] for column in (LAST, FIRST, ERROR, COSTS)}
 
 
+def _how(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return what sets the training of runs apart from that of others, in words."""
+    lower = was["learning rate"] / now["learning rate"]
+    rate = "the same learning rate" if lower == 1 else f"a learning rate {lower:g} times lower"
+    return f"{rate}, {now['epochs'] / was['epochs']:g} times as long"
+
+
 def _died(record: Mapping[str, Any]) -> Check:
-    """Hold the onset at the lower rate against the predicted one."""
-    now, how = slower(record), f"{named(record)}: at {how_slow(record)}"
+    """Hold the onset after long training against the predicted one."""
+    now, how = trained_long(record), f"{named(record)}: at {record[HOW]}"
     if now[ERROR] is None:
         lives = "units live at all betas" if now[LAST] else "no unit lives at any beta"
         return Check(None, f"{how}, {lives}.", "numbers")

@@ -31,9 +31,9 @@ WARM_UPS = {"": "no", "warm-up": "yes"}
 """Of the kinds that are held against onset and bracket: whether they had a warm-up."""
 LONGER = {"longer": "no"}
 """The same of runs that train on."""
-SLOWER = {"slower": "yes"}
-"""The same of runs that train on at a lower learning rate."""
-KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER, *SLOWER)
+LONG = {"slower": "yes", "as long": "yes"}
+"""The same of runs that train on near the onset, at a lower learning rate or the same."""
+KINDS = ("restarts", "warm start", "a dead unit", "dead start", *WARM_UPS, *LONGER, *LONG)
 MOST = 0.9
 """Share of the onset up to which units are counted: nearer to it X3a says what there is to say."""
 RIGHT = 0.9
