@@ -196,6 +196,14 @@ def test_seeds_are_many_only_where_spread_is_shown() -> None:
     assert orders == seeds  # the runs of a seed share an order
 
 
+def test_each_seed_has_its_own_order_of_the_data_in_every_row() -> None:
+    runs = [
+        m.run for row in ROWS for m in row.members(Plan(seeds=3)) if m.run.method in BY_MINIBATCHES
+    ]
+    assert {run.settings.seed for run in runs if run.settings.seed > 1}
+    assert all(run.settings.data_order == run.settings.seed for run in runs)
+
+
 def test_the_published_loss_is_that_of_each_script() -> None:
     for row in ROWS:
         for member in row.members(Plan(convention="reference")):

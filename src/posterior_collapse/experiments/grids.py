@@ -109,7 +109,6 @@ class Grid:
         vary: Fields of the spec (`beta_1` and `beta_2` for those of `betas`) or of the data, with
             their values; all combinations run.
         spread: Whether to repeat the runs with several seeds.
-        one_order: Whether these see the data in one order, so that all train together.
         quick: Most values per field in the quick profile.
         quick_vary: Values in the quick profile, where those of `vary` suit MNIST only.
     """
@@ -123,7 +122,6 @@ class Grid:
     method: Method = "minibatch"
     evaluation: Evaluation = field(default_factory=Evaluation)
     spread: bool = False
-    one_order: bool = False
     quick: int = 3
     quick_vary: Mapping[str, Values] | None = None
 
@@ -160,8 +158,7 @@ class Grid:
             settings = settings.replace(
                 epochs=epochs,
                 warm_up=min(settings.warm_up, epochs // 2),
-                # a seed's runs share an order, other seeds have others
-                order_seed=self.settings.seed if self.one_order else settings.seed,
+                order_seed=settings.seed,  # a seed's runs share an order, other seeds have others
             )
             if plan.rows is not None:
                 data = data.replace(rows=min(data.rows or plan.rows, plan.rows))

@@ -90,7 +90,7 @@ def of_pairs(pairs: Records) -> Part:
         "What a unit brought is the least loss of the runs with k units minus the least with k + "
         "1: of restarts, and of warm starts where both have them. It paid if that exceeds 1% of "
         "what the k units have brought by two standard errors, which follow from the spread of few "
-        "restarts on one order of the data, and did not pay if it falls short of that by as many; "
+        "restarts, and did not pay if it falls short of that by as many; "
         f"within these it cannot be told.{untrained * bool(worse)} The pairs of a network share "
         "its data and their runs, so they are not independent."
     )

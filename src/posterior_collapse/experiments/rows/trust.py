@@ -100,7 +100,7 @@ class Problem:
         quick = {k: v[:2] if k == "latent_dim" else (v[0], v[-1]) for k, v in vary.items()}
         return Grid(
             title, self.data, spec, {**self.network, **(network or {})},
-            settings.replace(**changes), vary, method, evaluation, spread=True, one_order=True,
+            settings.replace(**changes), vary, method, evaluation, spread=True,
             quick_vary=quick,
         )  # fmt: skip
 
