@@ -143,6 +143,9 @@ class TestNumbers:
         assert least("NLL", "beta", nlls, 1).agrees
         assert least("NLL", "beta", nlls, 1, {2: 0.4}).agrees
         assert least("NLL", "beta", nlls, 1, {2: 0.6}).agrees is None
+        assert "2: +0.5 ± 0 (not sure: the values may be too high by more)." in (
+            least("NLL", "beta", nlls, 1, {2: 0.6}).text
+        )
         assert least("NLL", "beta", nlls, 2).agrees is False
         none = least("NLL", "beta", {1: [], 2: [8.5, 8.6]}, 1)
         assert (none.agrees, "of no other setting" in none.text) == (None, True)

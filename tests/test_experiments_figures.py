@@ -268,6 +268,14 @@ def test_columns_draw_theory_beside_the_means_and_share_scales_within_a_measure(
     assert figure.axes[8].get_xlabel() == "β₁"
 
 
+def test_columns_have_the_ticks_of_one_axis_where_they_share_its_labels() -> None:
+    whole, mean = Points([0.5, 1], [16, 0], [0, 0]), Points([0.5, 1], [15.6, 1], [0.4, 0])
+    of = {"beta": {"active units": {"a": whole}}, "eta": {"active units": {"a": mean}}}
+    first, second = measures.columns(of).figure.axes
+    assert list(first.get_yticks()) == list(second.get_yticks())
+    assert first.get_ylim() == second.get_ylim()
+
+
 def test_scatter_names_its_points(charts: dict[str, Chart]) -> None:
     axes = charts["scatter"].figure.axes[0]
     x, y = axes.lines[0].get_data()

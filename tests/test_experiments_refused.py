@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from left_results import leave, result
+from planted_results import planted
 from posterior_collapse.errors import (
     CorruptFileError,
     InvalidArgumentError,
@@ -24,6 +25,7 @@ from posterior_collapse.experiments import (
     reproduce,
 )
 from posterior_collapse.experiments.figures import Chart
+from posterior_collapse.experiments.reproducing import _lost
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.files import claim, write_json
 
@@ -133,6 +135,15 @@ def test_runs_that_diverged_are_left_out_and_counted(
     ]
     for row in found.tables["likelihood"].records():
         assert row["NLL (nats)"]["std"] is None  # of the first seed alone
+
+
+def test_runs_that_diverged_are_no_comparison_where_they_count_as_failures() -> None:
+    runs = [planted({"beta": 1.0}, {}, stopped=f"non-finite loss at {n}") for n in (1, 2)]
+    for row, told in (("X3d", "notes"), ("E6", "checks")):
+        part = _lost(chosen(row)[0], runs)
+        (said,) = getattr(part, told)
+        assert getattr(said, "text", said) == "grid: 2 of 2 runs diverged."
+        assert (part.checks == ()) == (told == "notes")
 
 
 def test_a_linear_model_that_diverged_ends_as_one(tmp_path: Path) -> None:

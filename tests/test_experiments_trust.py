@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from posterior_collapse.experiments import DELIVERABLES, Plan, Result, chosen, d
 from posterior_collapse.experiments.data import read_samples
 from posterior_collapse.experiments.deliverables.trust_units import share_of_onset
 from posterior_collapse.experiments.rows.trust import BESIDE, CONVOLUTIONAL, OTHERS, PROBLEMS
+from posterior_collapse.models import Architecture
 from posterior_collapse.runs import RunData
 from posterior_collapse.theory import forecast
 
@@ -55,6 +57,10 @@ def planted(
     theory = {"levels": [level], "kl": 4.0, "notes": []}
     labels = {"beta": beta} if units is None else {"latent_dim": units, "beta": beta}
     return a_run(labels, measured, grid, forecast=theory, stopped=stopped, history=history)
+
+
+def of_linear(run: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(run), "architecture": Architecture.named("linear")})
 
 
 class TestOnset:
@@ -156,6 +162,16 @@ class TestUnits:
         assert row["within a unit of it"] == pytest.approx(4 / 5)
         assert (row["most above"], row["most below"]) == (3, 1)
         assert row["KL / linear KL, median"] == pytest.approx(0.75)
+
+    def test_of_a_linear_model_theory_s_count_alone_is_right(self) -> None:
+        exact = [
+            run._replace(record=SimpleNamespace(**{**vars(run.record), "run": of_linear(run.run)}))
+            for run in (planted(1.0, n, fewest=2, linear=4) for n in (2, 3, 4))
+        ]
+        (row,) = records("trust_units", "units", exact)
+        assert row["in the bracket"] == pytest.approx(1 / 3)
+        assert row["within a unit of it"] == pytest.approx(2 / 3)
+        assert row["fewest, mean"] == row["kept by the linear optimum"] == 4
 
     def test_its_verdict_is_of_numbers_and_its_figure_begins_with_its_betas(self) -> None:
         part = DELIVERABLES["trust_units"]([planted(b, 3) for b in (0.4, 1.0, 1.6)])

@@ -325,6 +325,23 @@ class TestOfSomeRuns:
         assert found
         assert not [check.text for check in found if check.exact or "xact training" in check.text]
 
+    @pytest.mark.parametrize(("kl", "verdict"), [(1.45, "agrees"), (0.0, "differs")])
+    def test_a_collapsed_model_whose_loss_is_near_differs_by_its_kl(
+        self, kl: float, verdict: str
+    ) -> None:
+        results = []
+        for beta in (1.0, 2.0):
+            level = {"kl": 1.5, "n_active": 3, "information": [0.5] * 3}
+            theory = {"loss": 550.0 + beta, "reconstruction": 548.0, "levels": [level]}
+            exact = {**theory, "loss": 550.5 + beta, "levels": [{**level, "kl": kl}]}
+            results.append(
+                planted({"beta": beta}, {"exact": exact}, "minibatches", forecast=theory)
+            )
+        found = DELIVERABLES["theory_sweep"](results).checks
+        (near,) = (check for check in found if "of theory's at 2 of 2 values" in check.text)
+        (close,) = (check for check in found if check.text.startswith("KL (nats) by minibatches: "))
+        assert (near.verdict, close.verdict) == ("agrees", verdict)
+
     def test_what_lacks_runs_says_so(self) -> None:
         results = [
             planted({"beta_1": one, "beta_2": other}, levels(1, 1), files={})

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from posterior_collapse.errors import MissingFileError, count_of, enumerated
 from posterior_collapse.experiments import wording
+from posterior_collapse.experiments.checks import NOT_MEASURED
 from posterior_collapse.experiments.machines import hours, named, processor, processors, smaller
 from posterior_collapse.experiments.reproduced import (
     ENDINGS,
@@ -234,6 +235,9 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
         >>> told = {"checks": checks, "kinds": kinds, "direction": "agrees", "numbers": "partly"}
         >>> [_counted(told, kind) for kind in ("direction", "numbers")]
         ['agrees, 1 of 1', 'partly, 1 of 2, near in 3 of 4 cases']
+        >>> told = {"checks": [*checks, ["not measured", "C."]], "kinds": [*kinds, "direction"]}
+        >>> _counted({**told, "direction": "partly"}, "direction")
+        'partly, 1 of 2, 1 not measured'
     """
     if not (verdict := agreement.get(kind)):
         return ""
@@ -241,7 +245,10 @@ def _counted(agreement: Mapping[str, Any], kind: str) -> str:
     own = [check for check, of in each if of == kind]
     if not own:
         return str(verdict)
-    said = f"{verdict}, {sum(found == 'agrees' for found, _ in own)} of {len(own)}"
+    number = Counter(found for found, _ in own)
+    said = f"{verdict}, {number['agrees']} of {len(own)}"
+    if verdict != NOT_MEASURED and (unknown := number[NOT_MEASURED]):
+        said += f", {unknown} not measured"
     at = [(int(n), int(of)) for _, text in own for n, of in re.findall(AT_SETTINGS, text)]
     good, cases = (sum(column) for column in zip(*at, strict=True)) if at else (0, 0)
     return f"{said}, near in {good} of {count_of(cases, 'case')}" if cases else said

@@ -9,12 +9,26 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.errors import count_of
-from posterior_collapse.experiments.checks import NEAR, near_onset
+from posterior_collapse.experiments.checks import NEAR
 from posterior_collapse.experiments.figures import Chart
 from posterior_collapse.experiments.figures.lines import UNTOLD
 from posterior_collapse.experiments.figures.trusted import Held, trusted
 from posterior_collapse.experiments.reproduced import Reproduced
 from posterior_collapse.experiments.tables import Table
+from posterior_collapse.experiments.trust_columns import (
+    ABOVE,
+    ERROR,
+    FIRST,
+    HOW,
+    LAST,
+    PAID,
+    SAYS,
+    UNPLANTED,
+    WHAT,
+    WHY,
+    is_near,
+    trained_long,
+)
 
 ROWS = ("X3a", "X3b", "X3c", "X3d")
 CONVOLUTIONAL, BESIDE, OTHERS = "X3e", "X3f", "X3g"
@@ -22,19 +36,10 @@ CONVOLUTIONAL, BESIDE, OTHERS = "X3e", "X3f", "X3g"
 deeper networks, longer training and held-out rows; other data and networks deeper still."""
 WARM_UPS = {"no": "without a warm-up", "yes": "after a warm-up"}
 """Ways to train towards the onset."""
-ERROR, WHY = "error of the onset", "cause of the error"
-LAST, FIRST = "last beta alive / onset", "first beta dead / onset"
-GAIN = "a linear model would gain there (nats)"
-COSTS, HOW = "collapsed runs miss their optimum by (nats)", "trained"
-ABOVE = "the least of their losses less the collapsed (nats)"
-"""Columns of the tables of onsets."""
 DEEP = "hidden layers"
 """In the names of networks of several."""
 ONSET = "the beta of total collapse"
 BRACKET = "how many units a network keeps: the bracket of `--network`"
-SAYS = "the diagnosis says: one more unit"
-PAID = {"paid": "it paid", UNTOLD: UNTOLD, "did not": "it did not"}
-"""What became of one more unit, and the columns that count it."""
 PAYS, WORTH = "one more unit pays, or does not", "by how many nats one more unit pays"
 FEW = 4
 """Networks up to which each is named."""
@@ -51,9 +56,7 @@ def _records(found: Results, row: str, table: str) -> Records:
 
 def _of_all(found: Results, row: str, table: str) -> Records:
     """Return the row of a table that sums up the others, if it is there."""
-    return [
-        r for r in _records(found, row, table) if "all" in (r.get("network"), r.get("runs that"))
-    ]
+    return [r for r in _records(found, row, table) if "all" in (r.get("network"), r.get(WHAT))]
 
 
 def _groups(found: Results, table: str) -> dict[str, Records]:
@@ -107,20 +110,13 @@ def headlines(found: Results) -> Table:
             "recognised in {recognised} of {failed} failures{by}, {undecided} undecided; an alarm "
             "in {false alarms} of {good} runs as good as the best, {good, undecided} undecided"
         )
-        rows.append(
-            ["the optimiser failed", text.format_map({**r, "by": _known_by_network(found)})]
-        )
+        rows.append(["the optimiser failed", text.format_map({**r, "by": _known_by_kind(found)})])
     return Table(["prediction", "how often it held"], rows)
 
 
 def _only(records: Records) -> str:
     data = {record["network"].partition(", ")[0] for record in records}
     return f" ({data.pop()} only)" if len(data) == 1 else ""
-
-
-def trained_long(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what long training measured, in the columns of a table of onsets."""
-    return {**record, **{column: record[f"{column}, long"] for column in (ERROR, LAST, FIRST)}}
 
 
 def _by_training(records: Records) -> Iterator[tuple[str, Records]]:
@@ -160,11 +156,6 @@ CAUSES = {
 """Of errors of an onset: what is seen, which need not be all of the cause."""
 
 
-def is_near(record: Mapping[str, Any]) -> bool:
-    """Whether an onset is where it was predicted."""
-    return record[ERROR] is not None and near_onset(record[LAST], record[FIRST])
-
-
 def _width(records: Records) -> float:
     """Return how many units lie between the ends of a bracket, on average."""
     return _mean(records, "kept by the linear optimum") - _mean(records, "fewest, mean")
@@ -185,11 +176,18 @@ def _near(records: Records) -> str:
 
 
 def _sizes_by_network(found: Results) -> str:
-    return _by_network(_records(found, "X3c", "gains"), "within a factor of 2", "both told from 0")
+    gains = _records(found, "X3c", "gains")
+    by = _by_network(gains, "within a factor of 2", "both told from 0")
+    return f" ({by})" if by else ""
 
 
-def _known_by_network(found: Results) -> str:
-    return _by_network(_records(found, "X3d", "by-network"), "recognised", "failed")
+def _known_by_kind(found: Results) -> str:
+    """Return which failures are recognised, by network, and of those of plain training."""
+    by = _by_network(_records(found, "X3d", "by-network"), "recognised", "failed")
+    own = [r for r in _records(found, "X3d", "failures") if r[WHAT] in UNPLANTED.values()]
+    known, failed = (sum(r[column] for r in own) for column in ("recognised", "failed"))
+    planted = f"{known} of the {failed} that nobody planted" if failed else ""
+    return f" ({'; '.join(filter(None, (by, planted)))})" if by or planted else ""
 
 
 def _by_network(records: Records, part: str, whole: str) -> str:
@@ -199,11 +197,11 @@ def _by_network(records: Records, part: str, whole: str) -> str:
         >>> rights = {"a": 1, "b": 3, "all": 4}
         >>> each = [{"network": name, "right": right, "of": 4} for name, right in rights.items()]
         >>> _by_network(each, "right", "of")
-        ' (by network 1 of 4 to 3 of 4)'
+        'by network 1 of 4 to 3 of 4'
     """
     own = [r for r in records if r["network"] != "all" and r[whole]]
     ends = [f"{r[part]} of {r[whole]}" for r in sorted(own, key=lambda r: r[part] / r[whole])]
-    return f" (by network {ends[0]} to {ends[-1]})" if len(ends) > 1 else ""
+    return f"by network {ends[0]} to {ends[-1]}" if len(ends) > 1 else ""
 
 
 def _told_of(answer: Mapping[str, Any]) -> str:
@@ -319,10 +317,14 @@ def _of_units(who: str, records: Records) -> Iterator[list[str]]:
         above, below = max(r["most above"] for r in own), max(r["most below"] for r in own)
         kept, linear = (_mean(own, name) for name in ("kept", "kept by the linear optimum"))
         ratios = [r["KL / linear KL, median"] for r in own]
+        what, held = BRACKET, f"in the bracket in {inside:.0%}, within a unit of it in {near}"
+        spans = f"; the bracket spans {_width(own):.1f} units on average"
+        if all(map(_is_linear, own)) and not _width(own):
+            what = "how many units a linear model keeps: as many as theory says"
+            held, spans = f"as many in {inside:.0%}, within a unit in {near}", ""
         text = (
-            f"in the bracket in {inside:.0%}, within a unit of it in {near}; at most {above} "
-            f"above and {below} below; the bracket spans {_width(own):.1f} units on average. They "
-            f"keep {kept:.1f} units on average, the linear optimum {linear:.1f}"
+            f"{held}; at most {above} above and {below} below{spans}. They keep {kept:.1f} units "
+            f"on average, the linear optimum {linear:.1f}"
         )
         more = [r for r in own if r["kept"] > r["kept by the linear optimum"]]
         if more and len(own) > 1:
@@ -334,7 +336,7 @@ def _of_units(who: str, records: Records) -> Iterator[list[str]]:
         if len(own) > 1:
             text += f" (median of the networks' medians, {min(ratios):.1f} to {max(ratios):.1f})"
         yield [
-            BRACKET,
+            what,
             f"{count_of(sum(r['runs'] for r in own), 'run')} of {_counted(who, len(own))}; {words}",
             text,
         ]
@@ -441,7 +443,6 @@ def _of_failures(found: Results) -> Iterator[list[str]]:
         "{worse, as many units} runs that do worse with as many units, {of these, alarms} raise "
         "an alarm"
     )
-    by = _known_by_network(found)
     for r in _of_all(found, "X3d", "failures"):
-        text = measured.format_map({**r, "by": by})
+        text = measured.format_map({**r, "by": _known_by_kind(found)})
         yield ["the optimiser failed, or did not", tested.format_map(r), text]

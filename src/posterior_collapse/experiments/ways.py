@@ -110,9 +110,10 @@ def least(
         mean = float(np.mean(off))
         sure_above.append(bool(mean - bias.get(setting, 0.0) > error * one))
         sure_below.append(bool(mean + bias.get(expected, 0.0) < -error * all_of_them))
-        sure = sure_above[-1] or sure_below[-1]
-        spread = f" ± {error:.2g}" if len(off) > 1 else ""
-        unsure = "" if sure else " (not sure)"
+        spread, unsure = f" ± {error:.2g}" if len(off) > 1 else "", ""
+        if not (sure_above[-1] or sure_below[-1]):
+            why = ": the values may be too high by more" if abs(mean) > error * all_of_them else ""
+            unsure = f" (not sure{why})"
         told.append(f"{value(setting)}: {rounded(mean):+.3g}{spread}{unsure}")
     agrees = True if all(sure_above) else False if any(sure_below) else None
     text = f"{what} is by theory least at {where}. From there: {'; '.join(told)}."

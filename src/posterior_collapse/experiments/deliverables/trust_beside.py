@@ -26,7 +26,7 @@ from posterior_collapse.experiments.deliverables.trust_units import (
     usable,
 )
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust_table import (
+from posterior_collapse.experiments.trust_columns import (
     COSTS,
     ERROR,
     FIRST,
@@ -102,11 +102,12 @@ def _unmoved(records: Sequence[dict[str, Any]]) -> Check:
     text += f"changes the number of units by {min(moved):+.2g} to {max(moved):+.2g}"
     text += f", and what they bring by {min(gains):+.2g} to {max(gains):+.2g} nats"
     if kls:
-        text += f"; their KL becomes {min(kls):.2f} to {max(kls):.2f} times what it was"
+        text += f"; their KL becomes {min(kls):.2f} to {max(kls):.2f} times what it was, where most"
+        text += " runs had units"
     alive = [(r["units"] >= ALIVE, r["units, longer"] >= ALIVE) for r in records]
     revived, died = alive.count((False, True)), alive.count((True, False))
     betas = count_of(len(records), "beta")
-    text += f"; units come to life at {revived} of {betas}, the last dies at {died}."
+    text += f"; in most runs units come to life at {revived} of {betas}, the last dies at {died}."
     return Check(max(map(abs, moved)) <= ONE_UNIT, text, "numbers")
 
 

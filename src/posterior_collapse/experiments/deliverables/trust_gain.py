@@ -23,7 +23,7 @@ from posterior_collapse.experiments.deliverables.trust_units import (
 from posterior_collapse.experiments.figures import lines
 from posterior_collapse.experiments.figures.lines import UNTOLD
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust_table import PAID, SAYS
+from posterior_collapse.experiments.trust_columns import PAID, SAYS, UNPLANTED, WHAT
 from posterior_collapse.theory.thresholds import SURE
 
 ANSWERS: Mapping[str, str] = {
@@ -40,7 +40,7 @@ FAILED = ("signal-unclaimed", "more-units-pay", "diverged")
 """Conclusions that say: this is not what the objective asks for, or not with so few units."""
 FINE = ("collapse-optimal", "nothing-to-do")
 PLANTED = "a dead unit"
-WORDS = {"": "without warm-up", "warm-up": "with warm-up", PLANTED: "a unit planted dead"}
+WORDS = {**UNPLANTED, PLANTED: "a unit planted dead"}
 
 
 def _loss(result: Result) -> float:
@@ -258,7 +258,7 @@ def trust_failures(results: Sequence[Result]) -> Part:
     kinds = {name: [j for j in judged if j["kind"] == name] for name in names} | {"all": judged}
     networks = [{"network": name, **_counted(own)} for name, own in _by_network(judged).items()]
     tables = {
-        "failures": Table.of([{"runs that": k, **_counted(own)} for k, own in kinds.items()]),
+        "failures": Table.of([{WHAT: k, **_counted(own)} for k, own in kinds.items()]),
         "by-network": Table.of(networks),
     }
     found = _counted(judged)

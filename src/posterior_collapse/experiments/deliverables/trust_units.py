@@ -22,7 +22,7 @@ from posterior_collapse.experiments.checks import (
 )
 from posterior_collapse.experiments.figures import Line, measures
 from posterior_collapse.experiments.tables import Table
-from posterior_collapse.experiments.trust_table import ABOVE, COSTS, ERROR, FIRST, GAIN, LAST, WHY
+from posterior_collapse.experiments.trust_columns import ABOVE, COSTS, ERROR, FIRST, GAIN, LAST, WHY
 from posterior_collapse.specs import VAESpec
 from posterior_collapse.theory.thresholds import unit_gain
 
@@ -302,7 +302,9 @@ def trust_units(results: Sequence[Result]) -> Part:
 
 
 def fewest_units(result: Result) -> int:
-    """Return how many units a network keeps at least, as forecast."""
+    """Return how many units a network keeps at least, as forecast; a linear one all of theory's."""
+    if result.run.architecture.name == "linear":
+        return linear_units(result)
     return min(int(result.measured["bracket"][0]), linear_units(result))
 
 

@@ -213,7 +213,7 @@ def _draw(box: Axes, lines: Mapping[str, Points]) -> None:
     if np.all(values == np.rint(values)):  # counts
         box.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         if np.ptp(values) == 0:
-            box.set_ylim(values[0] - 1, values[0] + 1)
+            box.set_ylim(values[0] - 0.5, values[0] + 0.5)
 
 
 def _in_order(each: Iterable[Points]) -> list[str]:
@@ -272,7 +272,10 @@ def columns(variables: Mapping[str, Measures], *, own: Sequence[str] = ()) -> Ch
             if measure not in own:  # one scale, said once
                 ends = [box.get_ylim() for box in grid[down]]
                 low, high = min(low for low, _ in ends), max(high for _, high in ends)
+                grid[down, 0].set_ylim(low, high)
+                ticks = grid[down, 0].get_yticks()
                 for box in grid[down]:
+                    box.set_yticks(ticks)
                     box.set_ylim(low, high)
                 for box in grid[down, 1:]:
                     box.tick_params(labelleft=False)

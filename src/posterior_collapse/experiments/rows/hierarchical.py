@@ -107,8 +107,8 @@ ROWS: tuple[Row, ...] = (
             ),
         ),
         deliverables=("beta_panel",),
-        published="The script multiplies the whole loss by eta_dec^2, which changes the gradients "
-        "that are clipped, not the optimum; no figure code exists.",
+        published="The script multiplies the whole loss by eta_dec^2, here it is not: that changes "
+        "which gradients are clipped (at 0.1), not the optimum. No figure code exists.",
         takes="about 18 hours of one CPU core",
     ),
     Row(
