@@ -286,6 +286,26 @@ def test_a_sweep_is_diagnosed_as_a_whole(run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "spread", "renamed"),
+    [
+        ("prior_log_var", lambda log_var: log_var, True),
+        ("prior_logvar", lambda log_var: log_var, True),
+        ("prior_var", np.exp, True),
+        ("prior_std", lambda log_var: np.exp(log_var / 2), False),
+    ],
+)
+def test_the_spread_of_a_prior_goes_by_its_usual_names(run, arrays, name, spread, renamed):
+    log_var = 2 * np.log(np.asarray(arrays["std"]))
+    given = {"mean": arrays["mean"], "log_var": log_var, "prior_mean": arrays["mean"]}
+    np.savez("prior.npz", **given, **{name: spread(log_var)})
+    status, out, err = run("diagnose", "prior.npz", "--json")
+    assert status == 0, err
+    (level,) = json.loads(out)["levels"]
+    assert max(level["kl"]) < 1e-12
+    assert ("as prior_std" in json.loads(out)["data"]["note"]) == renamed
+
+
+@pytest.mark.parametrize(
     ("mean", "spread", "of"),
     [
         ("mu", "logvar", "log_var"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -164,6 +165,22 @@ def test_latents_far_wider_than_the_prior_are_said_with_their_scale() -> None:
     level = found.levels[0]
     assert (level.information <= math.log(2000)).all()
     assert level.prior_gap == pytest.approx(level.kl - level.input_information)
+
+
+@pytest.mark.parametrize("std", [1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+@pytest.mark.parametrize("rows", [300, 3000])
+def test_latents_that_are_spread_as_the_prior_are_not_far_from_it(rows: int, std: float) -> None:
+    """However little of their information so many rows show."""
+    mean = np.random.default_rng(1).standard_normal((rows, 4)) * math.sqrt(1 - std**2)
+    found = pc.diagnose_arrays(mean, std)
+    assert found.n_active == 4
+    assert not [one for one in found.advice if one.code == "far-from-prior"]
+    wide = pc.diagnose_arrays(3 * mean, 3 * std)
+    (said,) = [one.text for one in wide.advice if one.code == "far-from-prior"]
+    least = float(re.findall(r"at least (\S+) nats", said)[0])
+    assert (9 - 1) / 2 - math.log(3) - 0.4 < least < (9 - 1) / 2 - math.log(3) + 0.4
+    notes = " ".join(found.notes)
+    assert not ("lower bound" in notes and "of 4 units is too low" in notes)
 
 
 def test_arrays_that_collapsed_are_held_against_the_onset() -> None:

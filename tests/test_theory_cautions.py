@@ -116,6 +116,18 @@ def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("most_drawn", [0, noise.MOST_DRAWN])
+def test_noise_of_few_wide_rows_is_not_stronger_than_noise(monkeypatch, most_drawn) -> None:
+    """Its variances in the data, short by a row's share, had made all of its modes signal."""
+    monkeypatch.setattr(noise, "MOST_DRAWN", most_drawn)
+    for seed in range(1, 7):
+        x = np.random.default_rng(seed).standard_normal((20, 5000))
+        x -= x.mean(0)
+        modes = np.linalg.eigvalsh(x @ x.T / 20)[:0:-1]
+        _, stronger, _ = noise.stronger_than_noise(modes, x.var(0), 20, 0.25)
+        assert stronger <= (1 if most_drawn else 2)  # what is not drawn is the mean of all draws
+
+
+@pytest.mark.parametrize("most_drawn", [0, noise.MOST_DRAWN])
 def test_no_mode_exceeds_a_threshold_that_there_is_not(monkeypatch, most_drawn) -> None:
     monkeypatch.setattr(noise, "MOST_DRAWN", most_drawn)
     ones = np.ones(10)

@@ -46,7 +46,7 @@ def diagnose(
     source: Path = typer.Argument(
         help="Folder of runs (of collapse train, collapse tune or pc.sweep), or a file (.npz, "
         ".safetensors, .pt, .h5) with the arrays mean (or mu) and std, var or log_var (or logvar), "
-        "optionally prior_mean, prior_std and data."
+        "optionally prior_mean, prior_std (or prior_log_var) and data."
     ),
     data: str | None = typer.Option(
         None, help="Rows to diagnose on: a name or a file (default: those trained on)."

@@ -224,6 +224,11 @@ SYNONYMS = {
     ),
 }
 """What else the arrays of a posterior are called, where the name says which they are."""
+OF_PRIOR = {
+    **dict.fromkeys(("prior_log_var", "prior_logvar", "pz_log_var", "pz_logvar"), "log_var"),
+    **dict.fromkeys(("prior_var", "prior_variance", "pz_var"), "variance"),
+}
+"""What the spread of a prior may be given by instead of `prior_std`."""
 UNCLEAR = {
     **dict.fromkeys(("sigma", "scale"), "std, if it is no variance"),
     **dict.fromkeys(("x", "inputs"), "data"),
@@ -244,6 +249,12 @@ def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                     str(path), f"{called[meant]} and {name}", f"one {meant}", "Leave one out."
                 )
             called[meant] = name
+    for name in found:
+        if name.lower() in OF_PRIOR:
+            if "prior_std" in called:
+                got = f"{called['prior_std']} and {name}"
+                raise DataError(str(path), got, "one spread of the prior", "Leave one out.")
+            called["prior_std"] = name
     spreads = [name for name in SPREADS if name in called]
     if "mean" not in called or len(spreads) != 1:
         raise DataError(
@@ -255,6 +266,9 @@ def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     arrays = {name: found[own] for name, own in called.items()}
     if "variance" in arrays:
         arrays["std"] = _root(path, called["variance"], arrays.pop("variance"))
+    if of := OF_PRIOR.get(called.get("prior_std", "").lower()):
+        own, given = called["prior_std"], arrays["prior_std"]
+        arrays["prior_std"] = _root(path, own, given if of == "variance" else np.exp(given))
     own_names = {name: called[name] for name in (*ARRAYS, "variance") if name in called}
     return {name: arrays[name] for name in ARRAYS if name in arrays}, own_names
 

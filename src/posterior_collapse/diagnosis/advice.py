@@ -406,7 +406,8 @@ def _idle(found: Diagnosis, number: int, level: LevelDiagnosis) -> Iterator[Find
 
 def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Finding]:
     level, number = found.levels[-1], len(found.levels)
-    far = level.that_are("active") & (level.prior_gap > FAR)
+    apart = level.apart(found.n)
+    far = level.that_are("active") & (apart > FAR)
     if not far.any():
         return
     ratio = (level.aggregate_std / level.prior_std)[far]
@@ -425,7 +426,7 @@ def _far_from_prior(found: Diagnosis, told: Sequence[Finding]) -> Iterator[Findi
     yield Finding(
         "far-from-prior",
         f"The aggregate posterior of {_units(int(far.sum()))}{_name(found, number)} is far from "
-        f"the prior: {width}, {level.prior_gap[far].mean():.3g} nats apart per unit. Samples of "
+        f"the prior: {width}, at least {apart[far].mean():.3g} nats apart per unit. Samples of "
         "the prior miss what the decoder knows.",
         f"{action} from a prior fitted to {whose}, as latent diffusion does{raised}.",
     )

@@ -37,7 +37,7 @@ from posterior_collapse.diagnosis.levels import check_spec, collapse_options
 from posterior_collapse.diagnosis.likelihood import LogLikelihood, has_marginal, log_likelihood
 from posterior_collapse.diagnosis.reading import model_behind, model_of
 from posterior_collapse.diagnosis.results import Diagnosis, LevelDiagnosis
-from posterior_collapse.errors import DataError, InvalidArgumentError, count_of, of_level
+from posterior_collapse.errors import DataError, InvalidArgumentError, of_level
 from posterior_collapse.models import LatentModel, MarkovVAE
 from posterior_collapse.models.batches import BATCH_SIZE
 from posterior_collapse.models.modules import evaluating
@@ -322,12 +322,6 @@ def _levels(
             level = level.replace(decoder_effect=effect, decoder_effect_error=error)
             if len(units) < len(level.kl):
                 notes.append(f"effects on the decoder{name}: of {len(units)} units, by KL")
-        bounds = int(level.information_is_lower_bound.sum())
-        if bounds:
-            notes.append(
-                f"information of {count_of(bounds, 'unit')}{name} is a lower bound: the posteriors "
-                "are very narrow beside the range of the means"
-            )
         notes += [note for note in statistics.notes(level, name) if note not in notes]
         levels.append(level)
     return tuple(levels), notes

@@ -142,6 +142,11 @@ class LevelStatistics:
         if kept < n:
             part = f"{kept:,} rows, drawn at random from {n:,}"
             yield f"quantiles and information are those of {part}"
+        if bounds := int(level.information_is_lower_bound.sum()):
+            yield (
+                f"information of {count_of(bounds, 'unit')}{name} is a lower bound: the posteriors "
+                "are very narrow beside the range of the means"
+            )
         doubtful = level.that_are("collapsed") & (level.information > ACTIVE_INFORMATION)
         if doubtful.any():
             yield (
@@ -149,14 +154,14 @@ class LevelStatistics:
                 f"active: the information, up to {level.information[doubtful].max():.2g} nats, is "
                 f"within two errors of {ACTIVE_INFORMATION}"
             )
-        # exp(-seen) is about exp(-truth) + 1 / n, of Gaussian means.
-        lacking = -np.log1p(-np.expm1(level.information) / kept)
+        lacking = level.hidden(kept)
         biased = lacking > np.fmax(level.information_error, ACTIVE_INFORMATION)
+        biased &= ~level.information_is_lower_bound
         if biased.any():
             yield (
                 f"information of {count_of(int(biased.sum()), 'unit')}{name} is too low by up to "
-                f"about {lacking.max():.2g} nats, which its error leaves out: {kept:,} rows show "
-                "no more"
+                f"about {lacking[biased].max():.2g} nats, which its error leaves out: {kept:,} "
+                "rows show no more"
             )
 
     def diagnosis(self, *, top: bool, epsilon: float = 0.01, delta: float = 0.05) -> LevelDiagnosis:

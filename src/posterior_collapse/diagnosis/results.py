@@ -165,6 +165,25 @@ class LevelDiagnosis(Record):
         """Return which units have a status, (units,)."""
         return np.array([one == status for one in self.status])
 
+    def hidden(self, rows: int) -> Float:
+        """Return about how many nats of its information so many rows hide at most, (units,)."""
+        # exp(-seen) is about exp(-truth) + 1 / n, of Gaussian means.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lacking: Float = -np.log1p(-np.expm1(self.information) / rows)
+        return np.where(np.isnan(lacking), np.inf, lacking)
+
+    def apart(self, rows: int) -> Float:
+        """Return by how many nats the aggregate posterior is surely not the prior, (units,).
+
+        Its width alone says as much as two Gaussians differ; `prior_gap` says more, but counts
+        what is hidden of the information, too, which is not known where it is a nat and more.
+        """
+        ratio = self.aggregate_std / self.prior_std
+        by_width = 0.5 * (np.square(ratio) - 1) - np.log(ratio)
+        hidden = self.hidden(rows)
+        unknown = self.information_is_lower_bound | (hidden > 1)
+        return np.fmax(by_width, np.where(unknown, -np.inf, self.prior_gap - hidden))
+
     def __repr__(self) -> str:
         named = ("active", "noise", "collapsed", *["diverged"] * ("diverged" in self.status))
         counts = ", ".join(f"{self.status.count(s)} {s}" for s in named)

@@ -49,7 +49,7 @@ def stronger_than_noise(
 
     Args:
         variance: Of the data's modes, descending.
-        features: Variances of the features.
+        features: Variances of the features in the data.
         n: Number of rows.
         threshold: Variance from which modes count.
 
@@ -64,6 +64,8 @@ def stronger_than_noise(
     found = variance[variance > threshold]
     if not np.isfinite(threshold):
         return 0, 0, True
+    # Those of the noise itself: its rows lose as much again to their mean.
+    features = features * (n / max(n - 1, 1))
     drawn = n * len(features) <= MOST_DRAWN
     if drawn:
         draws = np.array([fit(noise, len(variance)) for noise in _drawn(features, n)])
