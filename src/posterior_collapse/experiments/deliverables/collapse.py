@@ -344,8 +344,7 @@ def onset(results: Sequence[Result]) -> Part:
             [at[b, e].mean(lambda r: r.active(1)) if (b, e) in at else math.nan for e in etas]
             for b in betas
         ]
-        any_run = next(iter(at.values())).first
-        theory[name] = [_predicted(any_run, eta) for eta in etas]
+        theory[name] = [_predicted(next(iter(at.values())).first, eta) for eta in etas]
         trained[name] = [math.nan] * len(etas)
         for place, eta in enumerate(etas):
             if column := [at[beta, eta] for beta in betas if (beta, eta) in at]:
