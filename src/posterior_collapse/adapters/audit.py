@@ -13,8 +13,10 @@ import numpy as np
 import torch
 
 from posterior_collapse import checks
-from posterior_collapse.adapters.bearing import forecast_of, with_masks, with_shape
+from posterior_collapse.adapters.bearing import forecast_of
 from posterior_collapse.adapters.findings import DECODERS, findings
+from posterior_collapse.adapters.kl import KLReading, read_kl
+from posterior_collapse.adapters.on_data import with_masks, with_shape
 from posterior_collapse.adapters.probing import ROLES, Sizes
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
@@ -22,7 +24,7 @@ from posterior_collapse.adapters.reconstruction import (
     plain,
 )
 from posterior_collapse.adapters.reductions import reductions
-from posterior_collapse.adapters.terms import KLReading, Terms, cut_off, read_kl, read_terms
+from posterior_collapse.adapters.terms import Terms, cut_off, read_terms
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.conclusions import is_attainable

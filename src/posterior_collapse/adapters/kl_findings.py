@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from posterior_collapse.adapters.terms import KLReading
+from posterior_collapse.adapters.kl import KLReading
 from posterior_collapse.diagnosis import Finding
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from posterior_collapse.adapters.kl import KLReading, read_kl
 from posterior_collapse.adapters.probing import Probe, Sizes
 from posterior_collapse.adapters.reconstruction import ReconstructionReading, read_reconstruction
-from posterior_collapse.adapters.terms import KLReading, Terms, read_kl
+from posterior_collapse.adapters.terms import Terms
 from posterior_collapse.errors import PosteriorCollapseError
 
 REDUCTIONS = ("features", "latents", "reconstruction_batch", "kl_batch")
