@@ -18,13 +18,14 @@ from posterior_collapse.adapters.findings import DECODERS, findings
 from posterior_collapse.adapters.kl import KLReading, read_kl
 from posterior_collapse.adapters.on_data import with_masks, with_shape
 from posterior_collapse.adapters.probing import ROLES, Sizes
+from posterior_collapse.adapters.pulls import trained
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
     ReconstructionReading,
     plain,
 )
 from posterior_collapse.adapters.reductions import reductions
-from posterior_collapse.adapters.terms import Terms, cut_off, read_terms
+from posterior_collapse.adapters.terms import Terms, read_terms
 from posterior_collapse.data.samples import read
 from posterior_collapse.diagnosis import Finding
 from posterior_collapse.diagnosis.conclusions import is_attainable
@@ -126,7 +127,7 @@ class LossAudit(Record):
     def weight(self) -> float | None:
         """Factor of the KL as it stands in the loss; None where it cannot be seen."""
         over = (self.reductions["latents"], self.reductions["kl_batch"])
-        if None in over or self.kl.weights is not None:
+        if None in over or self.kl.weights is not None or self.kl.weighed_by:
             return None
         weight = self.kl.weight * (self.sizes.latents if over[0] == "mean" else 1)
         return plain(weight / (self.sizes.batch if over[1] == "sum" else 1))
@@ -345,13 +346,13 @@ def _audit(found: Terms, beta: float | None, variance: float, data: Any) -> Loss
     averaged: float
     reduced, averaged = reductions(found)
     usual, late, made_up = found.reconstruction.weight, _counted(found), found.kl.weight
+    found, cut = trained(found)
     reconstruction, kl, sizes, _ = found = with_masks(found, data)
     if averaged > 1 and reconstruction.ignored:
         averaged = plain(averaged * usual / reconstruction.weight)
     if reconstruction.kind != "squared" or reconstruction.fits_std:
         variance = 1.0  # only a Gaussian leaves eta_dec to the author, unless it is fitted
     expected = None if beta is None else beta * variance
-    cut = cut_off(found)
     audit = LossAudit(
         value=None if cut else _value(reconstruction, kl, math.prod(sizes.features)),
         learned_eta_dec=reconstruction.fits_std,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from posterior_collapse.adapters.precision import MOST_APART, beside, rounding
 from posterior_collapse.adapters.probing import Probe
 from posterior_collapse.adapters.reconstruction import TOLERANCE, plain
 from posterior_collapse.arrays import Float
+from posterior_collapse.errors import InvalidArgumentError
 
 LEAST_FREE, MOST_FREE = 1e-3, 64.0
 """Nats of a floor: of less it is none, as a unit of so few is collapsed; of a mask no more."""
@@ -19,6 +21,16 @@ NEAR = ((0.5, 0.0), (-0.6, 0.3), (0.0, 0.5), (0.0, -0.5), (0.7, -0.9), (1.1, 0.2
 """Posteriors (mean, log-variance) next to the prior, beside (0, 0)."""
 DISTANT = tuple((mean + math.copysign(20.0, mean), log_var) for mean, log_var in NEAR)
 """Posteriors of about 200 nats per unit, more than any floor; the first is compared with."""
+
+AWAY = 200.0
+"""Stds from the prior's mean at which a KL exceeds any floor, and what rounding adds."""
+ALIKE = 0.02
+"""Relative: weights that differ by less are one."""
+SCALES = (0.1, 10.0)
+"""Of outputs whose errors are others."""
+OF_ONE_WEIGHT = ("gaussian", "free bits", "capacity")
+"""Kinds of KL of which a weight says what a nat costs."""
+WeighedBy = Literal["", "error", "row's error", "error at collapse"]
 
 
 class KLReading(NamedTuple):
@@ -31,6 +43,8 @@ class KLReading(NamedTuple):
             `"batch"`: the same, but rows of a batch that differ cost more or less than their KLs;
             `"samples"`: the same, but samples that differ cost less, as in an importance-weighted
             bound;
+            `"group floors"`: free bits or a capacity of each group of units, or of some;
+            `"uneven"`: the gradient has more of it at the mean than at the spread, or less;
             `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents; the least where units differ.
         prior_std: Std of the prior; a mean over units where they differ.
@@ -39,8 +53,13 @@ class KLReading(NamedTuple):
         floor: KL in nats below which nothing is charged, for free bits and capacities.
         floor_over: Whether the floor is each `"unit"`'s or of `"all"` together.
         spread: What the last argument is: `"log-variance"`, `"log-std"`, `"std"`, `"variance"`, or
-            what softplus makes one of, `"softplus std"` and `"softplus variance"`.
+            what softplus makes one of, `"softplus std"` and `"softplus variance"`; with what is
+            added to it, `"softplus std + 0.1"`.
         sampled: Whether it is estimated from samples of the posterior.
+        pulls: Parts of it that reach the gradient, at the mean and at the spread: less than 1 where
+            some stands behind `.detach()`. The weight is that of what trains.
+        weighed_by: `"error"` where the weight goes by the batch's error, `"row's error"` where by
+            each row's; `"error at collapse"`: the weight is that at collapse on the data.
     """
 
     kind: str
@@ -52,11 +71,18 @@ class KLReading(NamedTuple):
     floor_over: str = "all"
     spread: str = "log-variance"
     sampled: bool = False
+    pulls: tuple[float, float] = (1.0, 1.0)
+    weighed_by: WeighedBy = ""
 
     @property
     def has_beta(self) -> bool:
         """Whether one weight says what a nat costs."""
-        return self.kind in ("gaussian", "free bits", "capacity")
+        return self.kind in OF_ONE_WEIGHT and self.weighed_by in ("", "error at collapse")
+
+    def times(self, factor: float) -> KLReading:
+        """Return the reading of a KL with so many times the weight."""
+        weights = None if self.weights is None else tuple(factor * one for one in self.weights)
+        return self._replace(weight=plain(self.weight * factor), weights=weights)
 
     @property
     def has_floor(self) -> bool:
@@ -71,7 +97,7 @@ class KLReading(NamedTuple):
 
 def read_kl(probe: Probe) -> KLReading:
     """Return what moving the posterior off the prior says of the loss."""
-    units, at = probe.sizes.latents, _losses(probe)
+    units, at = probe.sizes.latents, losses_at(probe)
     losses = at(NEAR)
     near, far = _fit(losses, NEAR, units), _fit(at(DISTANT), DISTANT, units)
     found = near
@@ -87,13 +113,13 @@ def read_kl(probe: Probe) -> KLReading:
         found = _squared(at, units) or found
     if found.kind == "gaussian" and units > 1:
         found = _of_units(found, at, units)
-    return found._replace(spread=probe.spread, sampled=probe.drew)
+    return found._replace(spread=str(probe.spread), sampled=probe.drew)
 
 
 Losses = Callable[..., Float]
 
 
-def _losses(probe: Probe) -> Losses:
+def losses_at(probe: Probe) -> Losses:
     """Return a function of posteriors to losses: of some units there, of the rest elsewhere."""
     y_hat, y = beside(probe)
 
@@ -178,6 +204,8 @@ def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLR
         for units, number in ((every, latents), (first, 1))
     )
     each = latents > 1 and alone < 0.75 * together
+    if each and _in_groups(charge, alone, together, latents):
+        return found._replace(kind="group floors")
     units, number = (first, 1) if each else (every, latents)
     first_less = less = alone if each else together
     # Not as far beyond it, where single precision has digits left.
@@ -203,6 +231,15 @@ def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLR
     return found._replace(
         kind="free bits", floor=plain(all_of_it), floor_over="unit" if each else "all"
     )
+
+
+def _in_groups(charge: _Charge, alone: float, together: float, latents: int) -> bool:
+    """Whether the first unit shares its floor with some of the others, but not with all."""
+    floors = together / max(alone, LEAST_FREE)
+    if floors > 0.9 * latents or abs(floors - round(floors)) > 0.1:
+        return False
+    others = range(1, min(latents, MOST_APART))
+    return any(charge.lacking(DISTANT[0], [0, other], 2) < 1.5 * alone for other in others)
 
 
 def _squared(at: Losses, latents: int) -> KLReading | None:
@@ -251,3 +288,31 @@ def _of_units(found: KLReading, at: Losses, latents: int) -> KLReading:
         return found._replace(kind="other")
     weights = tuple(one.weight for one in each)
     return found._replace(weight=min(weights), weights=weights)
+
+
+def weighed_by(kl: KLReading, probe: Probe) -> WeighedBy:
+    """Return what the KL's weight goes by."""
+    y_hat, y = beside(probe)
+    here, elsewhere = rise(kl, probe, y_hat, y), (times * y_hat for times in SCALES)
+    if not any(abs(rise(kl, probe, other, y) - here) > ALIKE * abs(here) for other in elsewhere):
+        return ""
+    each = [rise(kl, probe, y_hat, y, row) for row in range(probe.sizes.batch)]
+    return "row's error" if np.ptp(each) > ALIKE * abs(np.mean(each)) else "error"
+
+
+def rise(
+    kl: KLReading, probe: Probe, y_hat: Tensor, y: Tensor, rows: int | slice = slice(None)
+) -> float:
+    """Return what a large KL of some rows adds to the loss.
+
+    NaN where rounding hides it, or the loss takes no such output or target.
+    """
+    away = np.full((probe.sizes.batch, probe.sizes.latents), kl.prior_mean)
+    away[rows] += AWAY * kl.prior_std
+    log_var = 2 * math.log(kl.prior_std)
+    try:
+        ends = np.array([probe.value(y_hat, y, at, log_var) for at in (kl.prior_mean, away)])
+    except InvalidArgumentError:
+        return math.nan
+    added = float(ends[1] - ends[0])
+    return added if abs(added) * ALIKE > 8 * rounding(ends) else math.nan

@@ -58,6 +58,14 @@ _NO_BETA = {
         "posterior, and no single beta describes the loss.",
         "Audit it with one sample, of which the bound is the ELBO; judge activity by information.",
     ),
+    "group floors": Finding(
+        "group-free-bits",
+        "A small KL costs nothing up to a floor that several units share, of each group its own: "
+        "which units live depends on how the data's modes fall into the groups, and no single beta "
+        "describes the loss.",
+        "No weight collapses a whole group. Take a floor of each unit, or of all together, for one "
+        "beta; judge activity by information.",
+    ),
     "no log": Finding(
         "no-log-term",
         "The KL lacks its - log_var: the rest is smallest at a std of 0, not at the prior's, so no "
@@ -77,6 +85,7 @@ _SAMPLED = Finding(
 def of_kl(audit: LossAudit) -> Iterator[Finding]:
     """What is said of a KL's kind, sign, floor, weights and prior."""
     kl = audit.kl
+    yield from _of_training(kl)
     if kl.kind in _NO_BETA:
         yield _SAMPLED if kl.kind == "other" and kl.sampled else _NO_BETA[kl.kind]
     elif kl.kind == "squared capacity":
@@ -103,6 +112,45 @@ def of_kl(audit: LossAudit) -> Iterator[Finding]:
         )
     if kl.has_beta:
         yield from _of_prior(kl)
+
+
+def _of_training(kl: KLReading) -> Iterator[Finding]:
+    """What is said of a KL that trains by less than its value, or that the error weighs."""
+    of_mean, of_spread = kl.pulls
+    if kl.kind == "uneven":
+        yield Finding(
+            "kl-unevenly-trained",
+            f"Of the KL's weight of {kl.weight:.4g} the mean feels {kl.weight * of_mean:.4g} and "
+            f"the log_var {kl.weight * of_spread:.4g}, as part of it stands behind .detach(): no "
+            "single beta describes the loss.",
+            "Detach both or none of them, or judge activity by information.",
+        )
+    elif of_mean != 1:
+        yield Finding(
+            "kl-partly-trained",
+            f"Of the KL's weight of {kl.weight / of_mean:.4g} no more than {kl.weight:.4g} reaches "
+            "the posterior; the rest stands behind .detach() and trains nothing of it: beta is "
+            "that of what trains.",
+            "Expect that beta, or take .detach() out.",
+        )
+    if kl.weighed_by == "error at collapse":
+        yield Finding(
+            "weighed-by-error",
+            "The KL's weight goes by the error. What is said here holds at collapse, where the "
+            "error on these data is that of the best constant output.",
+            "With units that live the error is another and so is the weight: judge these by "
+            "information.",
+        )
+    elif kl.weighed_by:
+        whose, action = "the error", "Pass data=: the onset goes by the error at collapse."
+        if kl.weighed_by == "row's error":
+            whose = "each row's own error"
+            action = "Weigh it by the batch's mean error, or judge activity by information."
+        yield Finding(
+            "weighed-by-error",
+            f"The KL's weight goes by {whose}: no single beta describes the loss.",
+            action,
+        )
 
 
 def _of_floor(kl: KLReading, audit: LossAudit) -> Iterator[Finding]:

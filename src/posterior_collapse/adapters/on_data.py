@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posterior_collapse.adapters.kl import KLReading
+from posterior_collapse.adapters.kl import KLReading, rise
+from posterior_collapse.adapters.precision import LINK, beside
 from posterior_collapse.adapters.probing import Probe, Target, along
 from posterior_collapse.adapters.reconstruction import (
     TOLERANCE,
@@ -24,6 +25,7 @@ from posterior_collapse.adapters.terms import Terms
 from posterior_collapse.arrays import Array
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.samples import Samples, one_hot, read
+from posterior_collapse.diagnosis.onsets import onset
 from posterior_collapse.errors import DataError, InvalidArgumentError
 from posterior_collapse.likelihoods import ROUNDING
 from posterior_collapse.moments import Moments
@@ -34,8 +36,6 @@ TRIED = 8
 """Batches after which a weight that has not varied with the targets counts as constant."""
 FULL = 4
 """Least number of full batches to try: where rows are too few for them, rows are repeated."""
-AWAY = 200.0
-"""Stds from the prior's mean at which a KL exceeds any floor, and what rounding adds."""
 
 
 def with_shape(data: Any) -> tuple[Samples, Sequence[int]]:
@@ -124,24 +124,33 @@ def _error_on(rows: Array, found: ReconstructionReading, probe: Probe) -> Recons
 
 
 def _kl_on(rows: Array, kl: KLReading, probe: Probe) -> KLReading:
-    """Return the KL with its weight on the data: over their number of tokens, it goes by that."""
+    """Return the KL with its weight on the data: over their number of tokens, it goes by that.
+
+    And where it goes by the error, the weight by that of the best constant output.
+    """
+    if kl.weighed_by == "error":
+        return _at_collapse(rows, kl, probe)
     if not kl.has_beta or probe.target.values != "classes":
         return kl
     y_hat, usual = probe.made_up()
-    away = (kl.prior_mean + AWAY * kl.prior_std, 2 * math.log(kl.prior_std))
+    before = rise(kl, probe, y_hat, usual)
+    times = _mean_factor(_every(rows, probe), lambda y: rise(kl, probe, y_hat, y) / before)
+    return kl if math.isnan(times) else kl.times(times)
 
-    def rise(y: Tensor) -> float:
-        try:
-            return probe.value(y_hat, y, *away) - probe.value(y_hat, y)
-        except InvalidArgumentError:  # of targets that it does not take
-            return math.nan
 
-    before = rise(usual)
-    times = _mean_factor(_every(rows, probe), lambda y: rise(y) / before)
+def _at_collapse(rows: Array, kl: KLReading, probe: Probe) -> KLReading:
+    """Return the KL with its mean weight over the data's batches, beside the error at collapse."""
+    target = _as_target(rows, probe)
+    best = torch.from_numpy(onset(probe.total, target, output_shape=probe.sizes.features).output)
+    hot = probe.one_hot(target) if probe.target.values == "classes" else target
+    # Of targets that are all 0, or all 1, the best logit or log rate is infinite.
+    best = torch.where(best.isnan(), LINK * (2.0 * (hot.mean(dim=0) > 0) - 1), best)
+    usual = rise(kl, probe, *beside(probe))
+    risen = [rise(kl, probe, best.expand(len(y), *best.shape), y) for y in _every(rows, probe)]
+    times = float(np.mean(risen)) / usual
     if math.isnan(times):
         return kl
-    weights = None if kl.weights is None else tuple(times * one for one in kl.weights)
-    return kl._replace(weight=plain(kl.weight * times), weights=weights)
+    return kl.times(times)._replace(weighed_by="error at collapse")
 
 
 def _mean_factor(batches: Iterable[Tensor], factor: Callable[[Tensor], float]) -> float:
@@ -193,7 +202,7 @@ def _special(probe: Probe) -> list[tuple[str, Tensor]]:
 
 
 def _every(rows: Array, probe: Probe) -> Iterator[Tensor]:
-    """Yield rows of class numbers as targets, in full batches, in which some count.
+    """Yield rows as targets, in full batches in which some count, of class numbers.
 
     In random order, as in training: a batch of short rows alone would weigh as much as others.
     """
@@ -201,8 +210,8 @@ def _every(rows: Array, probe: Probe) -> Iterator[Tensor]:
     rounds = -(-FULL * size // len(rows))
     order = np.concatenate([rng.permutation(len(rows)) for _ in range(rounds)])
     for chosen in order[: len(order) // size * size].reshape(-1, size):
-        y = torch.from_numpy(shaped(rows[chosen], probe))
-        if probe.counts(y).any():
+        y = _as_target(rows[chosen], probe)
+        if probe.target.values != "classes" or probe.counts(y).any():
             yield y
 
 
@@ -212,9 +221,14 @@ def _batches(rows: Array, probe: Probe) -> list[tuple[str, Tensor]]:
     extremes = [int(at) // rows.shape[1] for at in (rows.argmin(), rows.argmax())]
     some = [*extremes, *np.linspace(0, len(rows) - 1, ROWS - 2).astype(int)]
     chosen = np.resize(some, -(-ROWS // size) * size)
-    y = torch.as_tensor(shaped(rows[chosen], probe))
-    y = y if probe.target.values == "classes" else y.double()
+    y = _as_target(rows[chosen], probe)
     return [("in these data", batch) for batch in torch.split(y, size)]
+
+
+def _as_target(rows: Array, probe: Probe) -> Tensor:
+    """Return rows as targets: class numbers as they are, others as double."""
+    y = torch.as_tensor(shaped(rows, probe))
+    return y if probe.target.values == "classes" else y.double()
 
 
 def rows_of(data: Any) -> Array:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from posterior_collapse.adapters.spreads import LOGGED, STDS, Spread
 from posterior_collapse.adapters.totals import parts_of, total_of
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.rows import device_of, is_of_dtype
@@ -31,22 +32,9 @@ MOST_DIFFERENCES = 4096
 """Numbers of a reconstruction that are moved one by one, where autograd cannot follow the loss."""
 STEP = 0.02
 """Of a difference: wide enough for losses in single precision."""
-
-SPREADS: dict[str, Callable[[float], float]] = {
-    "log-variance": lambda log_var: log_var,
-    "log-std": lambda log_var: log_var / 2,
-    "softplus std": lambda log_var: math.log(math.expm1(math.exp(log_var / 2))),
-    "softplus variance": lambda log_var: math.log(math.expm1(math.exp(log_var))),
-    "std": lambda log_var: math.exp(log_var / 2),
-    "variance": math.exp,
-}
-"""What a loss may take as its last argument, from a log-variance in nats."""
-PLAIN = ("std", "variance")
 ASKED = ((0.9, 0.5), (20.0, 0.5))
 """Posteriors (mean, log-variance) at which a loss is asked twice: one that probabilities may be
 taken for, as in another order, and one beyond any floor of the KL."""
-LOGGED = tuple(spread for spread in SPREADS if spread not in PLAIN)
-"""Those that any number will do for."""
 
 
 class Sizes(NamedTuple):
@@ -94,7 +82,7 @@ class Probe:
         loss: The function. It may return a number, a sequence or mapping with the total first or
             under `"loss"`, or an object that has it so.
         sizes: Of the tensors.
-        spread: What its last argument is, of `SPREADS`.
+        spread: What its last argument is.
         ignored: Class numbers that count nothing, as that of padding: none is made up.
         order: Position of each of `ROLES` among its arguments.
         parts: What was returned, in words, if it was no single number.
@@ -106,7 +94,7 @@ class Probe:
 
     loss: Callable[..., Any]
     sizes: Sizes
-    spread: str = "log-variance"
+    spread: Spread = LOGGED[0]
     target: Target = TARGETS[0]
     ignored: tuple[int, ...] = ()
     order: tuple[int, ...] = (0, 1, 2, 3)
@@ -186,8 +174,8 @@ class Probe:
                 raise random_numbers()
         return slope
 
-    def slopes(self, mean: float, log_var: float) -> dict[str, float]:
-        """Return by role how strongly the total's gradient pulls, over all its numbers.
+    def slopes(self, mean: float, log_var: float) -> dict[str, Float]:
+        """Return by role the total's gradient.
 
         Of draws from a Gaussian it is the mean, as a long training feels it. Empty where autograd
         cannot follow the loss at all.
@@ -201,12 +189,11 @@ class Probe:
         followed = [one for one in totals if isinstance(one, Tensor) and one.requires_grad]
         if len(followed) < len(totals):
             return {}
-        found = torch.autograd.grad(
-            torch.stack(followed).sum(), list(leaves.values()), allow_unused=True
-        )
+        total = torch.stack(followed).mean()
+        found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         return {
-            role: 0.0 if one is None else float(one.abs().sum()) / 2
-            for role, one in zip(leaves, found, strict=True)
+            role: np.zeros(leaf.shape) if one is None else one.double().cpu().numpy()
+            for (role, leaf), one in zip(leaves.items(), found, strict=True)
         }
 
     def own_slopes(self, y_hat: Tensor, y: Tensor, *posterior: float) -> list[Float]:
@@ -268,7 +255,7 @@ class Probe:
     def _roles(self, y_hat: Tensor, y: Tensor, mean: Any, log_var: Any) -> tuple[Tensor, ...]:
         shape = (len(y_hat), self.sizes.latents)
         means = np.broadcast_to(np.asarray(mean, dtype=np.float64), shape)
-        spreads = [SPREADS[self.spread](float(one)) for one in np.ravel(log_var)]
+        spreads = [self.spread.argument(float(one)) for one in np.ravel(log_var)]
         posterior = (means, np.broadcast_to(spreads, shape))
         moved, spread = (torch.from_numpy(part.copy()).to(self.device) for part in posterior)
         return y_hat.to(self.device), y.to(self.device), moved, spread
@@ -351,7 +338,7 @@ class _Noise(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def steady(loss: Callable[..., Any], sizes: Sizes, spread: str) -> Iterator[None]:
+def steady(loss: Callable[..., Any], sizes: Sizes, spread: Spread) -> Iterator[None]:
     """Refuse a loss that has changed meanwhile, whatever else was made of it."""
     before = _answers(loss, sizes, spread)
     try:
@@ -369,7 +356,7 @@ def steady(loss: Callable[..., Any], sizes: Sizes, spread: str) -> Iterator[None
             ) from None
 
 
-def _answers(loss: Callable[..., Any], sizes: Sizes, spread: str) -> list[float]:
+def _answers(loss: Callable[..., Any], sizes: Sizes, spread: Spread) -> list[float]:
     """Return what it gives on the first kind of target that it takes, whatever it draws."""
     for target in TARGETS:
         found = []
@@ -431,7 +418,7 @@ def _leaves(total: Tensor) -> list[Tensor]:
 def _number(total: Any, probe: Probe) -> float:
     value = float(total.detach() if isinstance(total, Tensor) else total)
     if not math.isfinite(value):
-        logged = probe.spread in LOGGED
+        logged = probe.spread.kind in STDS
         other = "log_var=False, if it takes a std" if logged else "log_var=True"
         raise InvalidArgumentError(
             "loss", value, f"a finite number at every {probe.spread}", f"Pass {other}."

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from posterior_collapse.adapters.kl import KLReading, read_kl
+from posterior_collapse.adapters.kl import OF_ONE_WEIGHT, KLReading, read_kl, weighed_by
 from posterior_collapse.adapters.own import with_own
 from posterior_collapse.adapters.precision import beside, with_digits
 from posterior_collapse.adapters.probing import (
-    LOGGED,
-    PLAIN,
     ROLES,
     TARGETS,
     Probe,
@@ -27,6 +24,8 @@ from posterior_collapse.adapters.reconstruction import (
     ignored_classes,
     read_reconstruction,
 )
+from posterior_collapse.adapters.spreads import LOGGED, PLAIN
+from posterior_collapse.adapters.stds import with_offset
 from posterior_collapse.errors import InvalidArgumentError
 
 _UNKNOWN = ("none", "other")
@@ -122,22 +121,24 @@ def _read_as(
     kl = read_kl(probe)
     for spread in spreads[1:]:
         if kl.kind == "other":
-            probe = replace(probe, spread=spread)
-            kl = _kl_or(kl, probe)
+            kl, probe = _kl_or(kl, probe, replace(probe, spread=spread))
+    if log_var and kl.kind in (*OF_ONE_WEIGHT, "other"):
+        kl, probe = _kl_or(kl, probe, with_offset(probe, kl))
     if kl.kind == "other":
         turned = (replace(probe, spread=s) for s in (PLAIN if log_var else LOGGED))
-        if any(_kl_or(kl, one).kind == "gaussian" for one in turned):
+        if any(_kl_or(kl, probe, one)[0].kind == "gaussian" for one in turned):
             raise InvalidArgumentError(
                 "log_var",
                 f"{log_var} for a loss of a {'std' if log_var else 'log-variance'}",
                 str(not log_var),
                 f"Pass log_var={not log_var}.",
             )
-    probe = replace(probe, spread=kl.spread)
     if kl.kind == "gaussian" and not _adds_up(kl, probe):
         kl = kl._replace(kind="batch")
     if kl.kind == "gaussian" and probe.drew and not _averages(probe):
         kl = kl._replace(kind="samples")
+    if kl.has_beta:
+        kl = kl._replace(weighed_by=weighed_by(kl, probe))
     return Terms(with_own(probe, read), kl, sizes, probe)
 
 
@@ -175,23 +176,10 @@ def _averages(probe: Probe) -> bool:
     return abs(apart - alike) <= 0.05 * abs(alike)
 
 
-def _kl_or(kl: KLReading, probe: Probe) -> KLReading:
-    """Return another reading of the KL, if that makes sense of it."""
+def _kl_or(kl: KLReading, probe: Probe, other: Probe) -> tuple[KLReading, Probe]:
+    """Return another probe with its reading of the KL, if that makes sense of it."""
     try:
-        found = read_kl(probe)
+        found = kl if other is probe else read_kl(other)
     except InvalidArgumentError:
-        return kl
-    return kl if found.kind in _UNKNOWN else found
-
-
-def cut_off(found: Terms) -> tuple[str, ...]:
-    """Return the roles that the loss depends on and that its gradient does not reach."""
-    reconstruction, kl, _, probe = found
-    if probe is None or reconstruction.kind == "none" or not kl.has_beta:
-        return ()
-    # Beyond any floor, up to which the KL pulls at nothing.
-    away = kl.prior_mean + kl.prior_std * math.sqrt(2 * (kl.floor + 1))
-    slopes = probe.slopes(away, 2 * math.log(kl.prior_std) + 0.7)
-    least = 1e-6 * abs(kl.weight) * min(1.0, kl.prior_std**-2)
-    limits = {"reconstruction": 0.0, "mean": least, "log_var": least}
-    return tuple(role for role, slope in slopes.items() if slope <= limits[role])
+        return kl, probe
+    return (kl, probe) if found.kind in _UNKNOWN else (found, other)
