@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from posterior_collapse.experiments.figures import Chart, cells, lines, measures
+from posterior_collapse.experiments.figures.answers import answers
 from posterior_collapse.experiments.figures.lines import Approach
 from posterior_collapse.experiments.figures.measures import THEORY, Points
 
@@ -138,6 +139,19 @@ def made() -> dict[str, Chart]:
                 for variable in ("beta_1", "beta_2", "eta_dec", "eta_enc")
             },
             own=["NLL (nats)"],
+        ),
+        "answers": answers(
+            {
+                "of runs that failed": {
+                    "without warm-up": {"recognised": 7, "undecided": 9, "called fine": 0},
+                    "a unit planted dead": {"recognised": 91, "undecided": 18, "called fine": 2},
+                },
+                "of runs as good as the best": {
+                    "without warm-up": {"no alarm": 16, "undecided": 8, "alarm": 1},
+                    "a unit planted dead": {"no alarm": 0, "undecided": 0, "alarm": 0},
+                },
+            },
+            cases="runs",
         ),
         "seven measures": measures.spread(
             {f"kl_active_share of z{i}": {"beta": Points(four, range(4), four)} for i in range(7)},

@@ -322,6 +322,16 @@ class TestFailures:
         assert (planted_dead["failed"], planted_dead["recognised"]) == (2, 1)
         assert (rows["all"]["failed"], rows["all"]["recognised"]) == (5, 2)
 
+    def test_the_figure_has_every_run_that_failed_or_is_good(self) -> None:
+        runs = self.runs()
+        rows = {row["runs that"]: row for row in records("trust_failures", "failures", runs)}
+        chart, _ = DELIVERABLES["trust_failures"](runs).charts["failures"]
+        for panel, column in (("of runs that failed", "failed"), ("of runs as good as", "good")):
+            for kind, row in rows.items():
+                drawn = [r[-1] for r in chart.table.rows if r[0].startswith(panel) and r[1] == kind]
+                assert len(drawn) == 3
+                assert sum(drawn) == row[column]
+
 
 class TestRows:
     def test_a_study_is_named_by_its_number(self) -> None:

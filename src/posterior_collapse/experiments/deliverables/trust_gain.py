@@ -21,6 +21,7 @@ from posterior_collapse.experiments.deliverables.trust_units import (
     quantiles,
 )
 from posterior_collapse.experiments.figures import lines
+from posterior_collapse.experiments.figures.answers import answers
 from posterior_collapse.experiments.figures.lines import UNTOLD
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.experiments.trust_columns import PAID, SAYS, UNPLANTED, WHAT
@@ -257,11 +258,20 @@ def trust_failures(results: Sequence[Result]) -> Part:
     names = dict.fromkeys(j["kind"] for j in judged)
     kinds = {name: [j for j in judged if j["kind"] == name] for name in names} | {"all": judged}
     networks = [{"network": name, **_counted(own)} for name, own in _by_network(judged).items()]
+    counted = {kind: _counted(own) for kind, own in kinds.items()}
     tables = {
-        "failures": Table.of([{WHAT: k, **_counted(own)} for k, own in kinds.items()]),
+        "failures": Table.of([{WHAT: kind, **own} for kind, own in counted.items()]),
         "by-network": Table.of(networks),
     }
-    found = _counted(judged)
+    charts = {
+        "failures": (
+            answers(_answered(counted), cases="runs"),
+            "What the verdict says of runs that failed and of runs as good as the best, by how "
+            "they were trained; numbers are runs. A run of another optimum with as many units is "
+            "in neither panel.",
+        )
+    }
+    found = counted["all"]
     failed, good = found["failed"], found["good"]
     known, alarms = found["recognised"], found["false alarms"]
     checks = [
@@ -287,7 +297,7 @@ def trust_failures(results: Sequence[Result]) -> Part:
         "does not blame the optimiser. Runs that are worse with as many active units are in "
         "another local optimum: these runs cannot tell whether an alarm is right there."
     )
-    return Part(tables, checks=checks, notes=[note])
+    return Part(tables, charts, checks, [note])
 
 
 def _judged(name: str, kinds: Mapping[str, Sequence[Setting]]) -> Iterator[dict[str, Any]]:
@@ -337,6 +347,24 @@ COUNTED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "worse, as many units": ("worse", ()), "of these, alarms": ("worse", FAILED),
 }  # fmt: skip
 """What is counted of runs: those of an outcome, and with which conclusions; none: with any."""
+
+
+def _answered(counted: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return what is drawn of the counts: of failed runs and of good ones, what was said."""
+    failed = ("recognised", "undecided", "called fine")
+    return {
+        "of runs that failed": {
+            k: {said: own[said] for said in failed} for k, own in counted.items()
+        },
+        "of runs as good as the best": {
+            kind: {
+                "no alarm": own["good"] - own["false alarms"] - own["good, undecided"],
+                "undecided": own["good, undecided"],
+                "alarm": own["false alarms"],
+            }
+            for kind, own in counted.items()
+        },
+    }
 
 
 def _counted(judged: Records) -> dict[str, Any]:
