@@ -353,3 +353,53 @@ def test_effective_beta_of_every_likelihood(options: dict[str, Any], value: floa
 def test_no_effective_beta(options: dict[str, Any], message: str) -> None:
     with pytest.raises(pc.InvalidArgumentError, match=message):
         pc.effective_beta(**options)
+
+
+# Missing values that the loss leaves out, and roots of a mean
+
+
+GAPS = np.where(np.random.default_rng(1).random(DIGITS.shape) < 0.3, np.nan, DIGITS)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_missing_values_that_the_loss_leaves_out_have_a_forecast(averaged: bool) -> None:
+    def loss(o: Tensor, y: Tensor, m: Tensor, s: Tensor) -> Tensor:
+        there = ~y.isnan()
+        error = ((o - torch.nan_to_num(y)) ** 2 * there).sum()
+        if averaged:
+            return error / there.sum() + 0.002 * per_row(m, s)
+        return error / (2 * len(y)) + 0.1 * per_row(m, s)
+
+    found = audit_loss(loss, latents=8, data=GAPS)
+    # By hand: what is missing has neither score nor curvature.
+    there, mean = ~np.isnan(GAPS), np.nanmean(GAPS, axis=0)
+    scores = np.where(there, GAPS - mean, 0) / np.sqrt(there.mean(axis=0))
+    most = np.linalg.eigvalsh(np.cov(scores.T, ddof=0))[-1]
+    weight = 0.002 * there.sum(axis=1).mean() / 2 if averaged else 0.1
+    times = found.forecast.onset / found.forecast.spec.beta
+    assert times == pytest.approx(most / weight, rel=1e-9)
+    assert f"above {times:.3g} times the weight" in found.text
+    assert "no forecast" not in found.text
+
+
+def test_a_root_mean_square_of_the_batch_has_a_forecast() -> None:
+    found = audit_loss(
+        lambda o, y, m, s: functional.mse_loss(o, y).sqrt() + 0.01 * per_row(m, s),
+        latents=8,
+        data=DIGITS,
+    )
+    most, spread = np.linalg.eigvalsh(np.cov(DIGITS.T, ddof=0))[-1], DIGITS.var(axis=0).mean()
+    times = found.forecast.onset / found.forecast.spec.beta
+    assert times == pytest.approx(most / (0.01 * 64 * math.sqrt(spread)), rel=1e-9)
+    assert "no forecast" not in found.text
+
+
+def test_where_there_is_no_forecast_none_is_claimed() -> None:
+    found = audit_loss(
+        lambda o, y, m, s: (o - y).square().sum().sqrt() + 0.01 * per_row(m, s),
+        latents=8,
+        data=DIGITS,
+    )
+    assert [f.code for f in found.findings] == ["other-error", "no-forecast"]
+    assert "takes that into account" not in found.text
+    assert "Pass data=" not in found.text

@@ -104,6 +104,8 @@ def _of_own(audit: LossAudit) -> Iterator[Finding]:
 def _of_reconstruction(audit: LossAudit, given: bool) -> Iterator[Finding]:
     reconstruction, turned = audit.reconstruction, both_turned(audit)
     by_it = "What is said here of your data takes that into account."
+    if audit.forecast is None:
+        by_it = "Nothing is said here of your data."
     seen = by_it if given else "Pass data= to see how many units live."
     kind, weight, likelihood = reconstruction.kind, reconstruction.weight, reconstruction.likelihood
     if reconstruction.clipped:

@@ -66,7 +66,7 @@ def least_weights(
     weights, settled = best_weights(rows, start, kept, scale)
     if not kept.any():
         return Best(weights, settled, [])
-    glance, few = (_drawn(rows, most, generator) for most in (GLANCE, SEARCHED))
+    glance, few = (rows.drawn(most, generator) for most in (GLANCE, SEARCHED))
     apart = _apart(glance, start, kept, scale)
     if apart:
         if settled and not _several(glance, weights, start, kept, scale):
@@ -114,13 +114,6 @@ def least_weights(
     return Best(best, True, notes)
 
 
-def _drawn(rows: RowLoss, most: int, generator: torch.Generator) -> RowLoss:
-    """Return the loss of at most so many rows, drawn so that no order of theirs matters."""
-    if rows.n <= most:
-        return rows
-    return rows.only(torch.randperm(rows.n, generator=generator, device="cpu")[:most])
-
-
 def _lines(
     rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor, number: int
 ) -> Iterator[Tensor]:
@@ -132,7 +125,7 @@ def _lines(
         steps = start.new_tensor(np.sinh(np.linspace(-4, 4, 2 * number)))
         yield start[0] + steps[:, None] / torch.where(scale > 0, scale, 1.0)
         return
-    flat = rows.y.reshape(rows.n, -1).double()
+    flat = rows.targets()
     some = np.linspace(0, rows.n - 1, number).round().astype(np.int64)
     for quantiles in _linked(flat.sort(dim=0).values[some], flat, start, kept):
         share = start.new_tensor(np.linspace(0, 1, number))[:, None]
@@ -163,7 +156,7 @@ def _places(
     """Yield constant outputs that may lie near a minimum: what single rows would like best."""
     yield from _lines(rows, start, kept, scale, 5)
     if rows.y.shape[1:] == rows.shape:
-        flat = rows.y.reshape(rows.n, -1).double()
+        flat = rows.targets()
         yield from _linked(flat[rows.some(24)], flat, start, kept)
         return
     size = torch.where(scale > 0, scale, 1.0)
@@ -297,7 +290,7 @@ def _without_hills(rows: RowLoss, weights: Tensor, kept: Tensor, seen: _Look) ->
 
 
 def _curved(rows: RowLoss, weights: Tensor, scale: Tensor, generator: torch.Generator) -> Tensor:
-    here = curvature_scale(_drawn(rows, GLANCE, generator), weights, generator)
+    here = curvature_scale(rows.drawn(GLANCE, generator), weights, generator)
     return here if here.any() else scale
 
 

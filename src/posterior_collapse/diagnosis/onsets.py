@@ -45,6 +45,8 @@ LARGEST = 8
 FLAT = 1e-9
 """Relative: a direction with less curvature, or less signal, has none."""
 SEED = 0
+MOST_COUPLED = 1 << 24
+"""Numbers of output that a loss whose rows depend on each other is called with, at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,10 +99,12 @@ def onset(
 
     Args:
         loss: `loss(output, y)` of a batch in torch: one number for each row, or their mean or
-            sum. Means over features, weights and constants are part of it: the onset is in its
-            units, to be compared with the factor of a KL that is summed over units.
+            sum, or what all rows of a batch share but for a factor: a root mean square, a mean over
+            what is there. Means over features, weights and constants are part of it: the onset is
+            in its units, to be compared with the factor of a KL that is summed over units.
         y: Targets, (rows, ...): an array or tensor, a `Dataset`, a loader, or a pair (x, y). Whole
             numbers stay integers if outputs have another shape; otherwise the loss gets float64.
+            NaN is taken if the loss leaves it out.
         x: A condition, (rows, features), if the decoder is given one: then only what the best
             output linear in x (a generalised linear model) leaves unexplained counts; a decoder
             that explains more of y by x has a lower onset, one that uses z differently for
@@ -110,7 +114,7 @@ def onset(
 
     Raises:
         InvalidArgumentError: A loss that is not smooth, does not depend on the output, couples the
-            rows of a batch, or is random.
+            rows of a batch by more than a factor, or is random.
         UnboundedObjectiveError: No constant output is best.
         DataError: `y` or `x` cannot be used.
 
@@ -144,9 +148,10 @@ def onset(
     if condition is not None:
         inputs, rank = white_inputs(condition)
     with keeping_state(loss):
-        rows = RowLoss(loss, target, shape, inputs)
+        rows, generator = RowLoss(loss, target, shape, inputs), torch.Generator().manual_seed(SEED)
+        if rows.coupled:
+            rows = rows.drawn(max(MOST_COUPLED // rows.m, 2), generator)
         kept = _varying(rows)
-        generator = torch.Generator().manual_seed(SEED)
         start = _everywhere(rows, rows.start)
         _refuse_idle(rows, start)
         scale = curvature_scale(rows, start, generator)
@@ -177,6 +182,12 @@ def onset(
             "out, which no row pulls another way",
             *notes,
         ]
+    if rows.coupled:
+        notes = [
+            "the loss weighs rows by what a batch has in common: the onset is that of a batch of "
+            f"{count_of(rows.n, 'row')}, which smaller ones come near",
+            *notes,
+        ]
     few = few_samples("the condition", rank, len(target))
     for text in few:
         warnings.warn(text, FewSamplesWarning, stacklevel=2)
@@ -201,7 +212,9 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
         raise DataError(
             "y", f"an array of shape {target.shape}", "at least two rows", "Pass all of your data."
         )
-    refuse_non_finite("y", target.reshape(len(target), -1))
+    flat = target.reshape(len(target), -1)
+    gaps = np.isnan(flat) if flat.dtype.kind == "f" else np.zeros(1, dtype=bool)
+    refuse_non_finite("y", np.where(gaps, 0, flat) if gaps.any() else flat)
     if x is None:
         return target, None
     condition = np.asarray(as_array("x", x), dtype=np.float64)
@@ -219,11 +232,14 @@ def _varying(rows: RowLoss) -> Tensor:
     every = torch.ones(rows.m, dtype=torch.bool, device=rows.y.device)
     if rows.y.shape[1:] != rows.shape:
         return every
-    flat = rows.y.reshape(rows.n, -1)
-    alike = (flat == flat[0]).all(dim=0)
+    flat, gaps = rows.targets(), rows.y.reshape(rows.n, -1).isnan()
+    there = gaps.byte().argmin(dim=0)[None]
+
+    def alike(values: Tensor) -> Tensor:
+        return ((values == values.gather(0, there)) | gaps).all(dim=0)
+
     # Whether the loss of these is a matter of their own: then all rows pull them alike.
-    pull = rows.scores(_everywhere(rows, rows.start))
-    return ~(alike & (pull == pull[0]).all(dim=0))
+    return ~(alike(flat) & alike(rows.scores(_everywhere(rows, rows.start))))
 
 
 def _everywhere(rows: RowLoss, output: Tensor) -> Tensor:
@@ -249,7 +265,7 @@ def _shown(rows: RowLoss, weights: Tensor, kept: Tensor) -> Float:
     shown = weights.clone()
     if rows.y.shape[1:] == rows.shape and not bool(kept.all()):
         alike = ~kept
-        shown[0, alike] = rows.y.reshape(rows.n, -1)[0, alike]
+        shown[0, alike] = rows.targets()[0, alike]
         loss, slope = rows.value(shown)
         best = math.isfinite(loss) and bool((slope[0, alike].abs() <= 1e-12).all())
         if not best:

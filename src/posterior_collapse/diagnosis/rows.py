@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from posterior_collapse.arrays import Array, Float
+from posterior_collapse.arrays import Array, Float, refuse_non_finite
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
 
@@ -37,13 +37,16 @@ class RowLoss:
     """A loss `loss(output, y)`, looked at around outputs that are linear in a few inputs.
 
     Args:
-        loss: Maps a batch of outputs and of targets to one number per row, or to their mean or sum.
-        y: Targets, (rows, ...).
+        loss: Maps a batch of outputs and of targets to one number per row, or to their mean or sum;
+            or to one number by which each row pulls as it would alone, but for a factor of the
+            batch's, as the root of a mean does, or a mean over what is there.
+        y: Targets, (rows, ...); NaN only if the loss leaves them out.
         shape: Of one row's output.
         inputs: What outputs are linear in, (rows, inputs); a constant 1 among them.
 
     Attributes:
         start: An output that the loss is finite at, (outputs,).
+        coupled: Whether the rows of a batch have such a factor: then all are called at once.
     """
 
     def __init__(
@@ -54,9 +57,17 @@ class RowLoss:
         self.y = torch.as_tensor(np.require(y, requirements=["C", "W"]), device=device)
         self.inputs = torch.as_tensor(inputs, dtype=torch.float64, device=device)
         self.n, self.m = len(y), math.prod(shape)
-        self._reduction = "row"
+        self._reduction, self.coupled = "row", False
         self.start = self._found()
         self._reduction = self._reduced()
+
+    def targets(self) -> Tensor:
+        """Return the targets flat, (rows, features); for each that is missing the median."""
+        flat = self.y.reshape(self.n, -1).double()
+        gaps = flat.isnan()
+        if not gaps.any():
+            return flat
+        return torch.where(gaps, torch.nan_to_num(flat.nanmedian(dim=0).values), flat)
 
     def outputs(self, weights: Tensor, rows: slice = slice(None)) -> Tensor:
         """Return the outputs of some rows, (rows, outputs), for weights (inputs, outputs)."""
@@ -157,6 +168,12 @@ class RowLoss:
         found.y, found.inputs, found.n = self.y[rows], self.inputs[rows], len(rows)
         return found
 
+    def drawn(self, most: int, generator: torch.Generator) -> RowLoss:
+        """Return the loss of at most so many rows, drawn so that no order of theirs matters."""
+        if self.n <= most:
+            return self
+        return self.only(torch.randperm(self.n, generator=generator, device="cpu")[:most])
+
     def _gradient(self, output: Tensor, y: Tensor) -> tuple[float, Tensor]:
         output = output.detach().requires_grad_()
         total = self.total(output, y)
@@ -167,13 +184,14 @@ class RowLoss:
         return float(total.detach()), gradient
 
     def _pieces(self) -> Iterator[slice]:
-        step = max(1, PIECE // max(self.m, 1))
+        step = self.n if self.coupled else max(1, PIECE // max(self.m, 1))
         return (slice(first, first + step) for first in range(0, self.n, step))
 
     def _found(self) -> Tensor:
         """Return the best of a few outputs of the usual links."""
         best, least, refusal = None, math.inf, None
-        rows = self.some(1000)
+        gaps = self.y.isnan().reshape(self.n, -1).any(dim=1).nonzero()[:1000, 0]
+        rows = torch.cat([self.some(1000), gaps])
         for output in self._candidates():
             try:
                 value, gradient = self._gradient(output.expand(len(rows), -1), self.y[rows])
@@ -184,6 +202,8 @@ class RowLoss:
                 continue
             if value < least and math.isfinite(value) and bool(gradient.isfinite().all()):
                 best, least = output, value
+        if best is None:  # of missing targets it may be these
+            refuse_non_finite("y", self.y.reshape(self.n, -1).cpu().numpy())
         if best is None and refusal is not None:
             raise _refused(refusal, self.shape, tuple(self.y.shape)) from refusal
         if best is None:
@@ -198,7 +218,7 @@ class RowLoss:
     def _candidates(self) -> Iterator[Tensor]:
         """Yield the mean through each usual link, where outputs are like targets, and constants."""
         if self.y.shape[1:] == self.shape and self.y.is_floating_point():
-            mean = self.y.reshape(self.n, -1).mean(0)
+            mean = self.targets().mean(0)
             inside = torch.where((mean > 0) & (mean < 1), mean, 0.5)
             # A mean at the end of a domain is of data that are all alike, and may have no loss.
             yield from (mean, inside, mean.clamp(min=TINY), mean.clamp(min=TINY).log())
@@ -214,11 +234,12 @@ class RowLoss:
         """
         near = 0.9 * self.start + 0.05  # where a loss is hardly 0
         rows = torch.arange(4, device=self.y.device) * max(self.n // 4, 1) % self.n
+        # Of outputs that are all alike, what depends on how they differ would not show.
+        apart = near * torch.linspace(1, 0.97, 4, dtype=near.dtype, device=near.device)[:, None]
 
         def part(*which: int) -> Tensor:
-            some = rows[list(which)]
-            output = near.expand(len(some), self.m).reshape(len(some), *self.shape)
-            found: Tensor = self._loss(output.clone(), self.y[some])
+            output = apart[list(which)].reshape(len(which), *self.shape)
+            found: Tensor = self._loss(output.clone(), self.y[rows[list(which)]])
             return found.detach().double()
 
         whole, again = part(0, 1, 2, 3), part(0, 1, 2, 3)
@@ -231,7 +252,7 @@ class RowLoss:
             )
         halves = (part(0, 1), part(2, 3))
         if whole.numel() > 1:
-            self.total(near.expand(4, self.m), self.y[rows])  # refuses other shapes
+            self.total(apart, self.y[rows])  # refuses other shapes
             expected = {"row": torch.cat([half.reshape(-1) for half in halves])}
             whole = whole.reshape(-1)
         else:
@@ -240,13 +261,29 @@ class RowLoss:
         for reduction, there in expected.items():
             if whole.shape == there.shape and torch.allclose(whole, there, rtol=SAME, atol=0):
                 return reduction
+        twice = part(0, 1, 2, 3, 0, 1, 2, 3)
+        same = twice.numel() == 1 and torch.allclose(twice.sum(), whole, rtol=SAME, atol=0)
+        if same and self._is_coupled(apart, rows):
+            self.coupled = True
+            return "mean"
         raise InvalidArgumentError(
             "loss",
             "a value that is neither the mean nor the sum of its rows'",
-            "rows that do not depend on each other",
-            "Return one number for each row (class numbers need output_shape=(classes, ...)); what "
-            "is fitted to a batch has no onset of its own.",
+            "rows that do not depend on each other, but for a factor that all have in common",
+            "Return one number for each row (class numbers need output_shape=(classes, ...)).",
         )
+
+    def _is_coupled(self, output: Tensor, rows: Tensor) -> bool:
+        """Whether what rows pull with in other batches differs by one factor for each batch."""
+        self._reduction = "mean"
+        whole = self.gradients(output, rows)
+        for some in (slice(0, 2), slice(2, 4)):
+            part, there = self.gradients(output[some], rows[some]), whole[some]
+            factor = (part * there).sum() / part.square().sum()
+            # Written so that NaN is none.
+            if not bool((there - factor * part).abs().max() <= 10 * SAME * there.abs().max()):
+                return False
+        return True
 
 
 def device_of(loss: Callable[..., Any]) -> torch.device:
@@ -354,7 +391,7 @@ def refuse_jumps(rows: RowLoss, weights: Tensor, kept: Tensor, scale: Tensor) ->
     # As far as the rows' residuals reach; where nothing curves, as far as the rows differ.
     straight = torch.zeros_like(noise)
     if rows.y.shape[1:] == rows.shape:
-        straight = rows.y.reshape(rows.n, -1).double().std(dim=0)
+        straight = rows.targets().std(dim=0)
     width = torch.where(scale > 0, noise / scale.square(), straight)
     width = torch.where(kept & width.isfinite(), width, torch.zeros_like(width))
     for share in (0.5, 0.05, 0.005):  # the widest that stays in the loss's domain
