@@ -368,3 +368,56 @@ def test_an_encoder_that_has_hardly_learned_is_not_told_that_its_order_is_wrong(
 
     model = from_callable(encode, lambda z, x: z, latent_dim=2, spec=pc.CVAESpec(2))
     assert model.infer(x, y)[0].shape == (2000, 2)
+
+
+def labelled(numbers: bool) -> tuple[Any, Any, Any]:
+    """An encoder, a decoder and a prior that look class numbers up, or one-hot columns."""
+    generator = torch.Generator().manual_seed(0)
+    table, of_y, of_z, of_prior = (
+        torch.randn(shape, generator=generator) for shape in ((3, 4), (8, 4), (2, 4), (3, 2))
+    )
+
+    def row(c: Any, of: Any = table) -> Any:
+        return torch.nn.functional.embedding(c, of) if numbers else c @ of
+
+    def encode(c: Any, y: Any) -> Any:
+        return torch.cat([y, row(c)], dim=1).matmul(of_y).chunk(2, dim=1)
+
+    def decode(z: Any, c: Any) -> Any:
+        return torch.cat([z, row(c)], dim=1)[:, :4] + z @ of_z
+
+    return encode, decode, lambda c: (row(c, of_prior), torch.ones(len(c), 2))
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_functions_that_take_class_numbers_alone_get_these(with_prior: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    y, classes = torch.randn(60, 4, generator=generator), torch.arange(60) % 3
+    loader = DataLoader(TensorDataset(y, classes), batch_size=7)
+    found = []
+    for numbers in (True, False):
+        encode, decode, prior = labelled(numbers)
+        spec = pc.CVAESpec(2, sigma="input")
+        given = {"prior": prior} if with_prior else {}
+        model = from_callable(encode, decode, latent_dim=2, spec=spec, **given)
+        found.append(pc.diagnose(model, loader))
+    by_number, one_hot = found
+    assert by_number.levels[0].kl == pytest.approx(one_hot.levels[0].kl, rel=1e-5)
+    assert by_number.loss == pytest.approx(one_hot.loss, rel=1e-5)
+    names = "decode and encode and prior" if with_prior else "decode and encode"
+    assert any(note.startswith(f"labels went to {names} as class") for note in by_number.notes)
+    assert not any(note.startswith("labels went") for note in one_hot.notes)
+
+
+def test_what_takes_neither_one_hot_labels_nor_numbers_says_what_it_said() -> None:
+    def encode(c: Any, y: Any) -> Any:
+        raise ValueError(f"no {c.dim()} sides")
+
+    model = from_callable(encode, latent_dim=2, spec=pc.CVAESpec(2))
+    with pytest.raises(ValueError, match="no 2 sides"):
+        model.posterior(1, torch.eye(3), torch.zeros(3, 4))
+    unconditional = from_callable(
+        lambda x: torch.nn.functional.embedding(x, torch.ones(3, 4)).chunk(2, 1), latent_dim=2
+    )
+    with pytest.raises(RuntimeError, match="indices"):
+        unconditional.posterior(1, torch.eye(3))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal, Normal
 
 from posterior_collapse import checks
+from posterior_collapse.adapters.conditions import Labels
 from posterior_collapse.adapters.outputs import (
     Output,
     OutputReader,
@@ -60,7 +61,8 @@ class WrappedModel(LatentModel, nn.Module):
     Args:
         encode: x, (batch, *shape), to `(mean, log_var)`, (batch, latent_dim) each, or to a
             `torch.distributions.Normal`, or an object with tensors `mean` and `std`. With a
-            `CVAESpec` it is called as `encode(x, y)`, x being the condition and y what is decoded.
+            `CVAESpec` it is called as `encode(x, y)`, x being the condition and y what is decoded;
+            labels are one column of 0 and 1 per class, or class numbers if it takes these alone.
         decode: z, (batch, latent_dim), to the decoder mean, (batch, ...), or to a
             `torch.distributions.Distribution` of the data. With a likelihood that is not Gaussian
             a tensor is what its loss takes (see `output`); classes of a position come last. With a
@@ -177,6 +179,7 @@ class WrappedModel(LatentModel, nn.Module):
         # In a tuple they stay plain functions: a module as an attribute is registered once more.
         self._functions = (encode, decode)
         self._draws: bool | None = None
+        self._labels = Labels(self.conditional)
         self._log_var, self._said = checks.flag("log_var", log_var), tuple(said)
         # Where the last posterior was: the prior of functions without a tensor follows it.
         self._last = torch.device("cpu"), torch.get_default_dtype()
@@ -184,7 +187,7 @@ class WrappedModel(LatentModel, nn.Module):
     @property
     def notes(self) -> list[str]:
         """What a reader of results should know of the model and of how its outputs were read."""
-        notes = self._reader.notes
+        notes = [*self._reader.notes, *self._labels.notes]
         if self._draws:
             notes.append(DRAWS)
         if isinstance(self._prior, Distribution) and not isinstance(self._prior, Normal):
@@ -204,7 +207,7 @@ class WrappedModel(LatentModel, nn.Module):
         if self.conditional:
             inputs.append(_rows(self._to_model(_needed("y", y))))
         first = [part.clone() for part in inputs if self.conditional and self._draws is None]
-        q = self._encoded(inputs)
+        q = self._labels.given("encode", lambda x: self._encoded([x, *inputs[1:]]), x)
         # A network may span devices, or go through NumPy: noise is drawn where its input is.
         mean, std = (part.to(x.device) for part in q)
         n, k = len(x), self.units[0]
@@ -302,7 +305,7 @@ class WrappedModel(LatentModel, nn.Module):
         if self._prior is None or isinstance(self._prior, Distribution):
             return self._prior
         samples, _ = self._samples(x)
-        output = self._prior(samples)
+        output = self._labels.given("prior", self._prior, samples)
         if isinstance(output, Distribution):
             found = elementwise(output, lead=1)
         else:
@@ -326,7 +329,11 @@ class WrappedModel(LatentModel, nn.Module):
             one = samples.shape[1:]
             inputs.append(samples.reshape(*x_lead, *one).expand(*lead, *one).reshape(-1, *one))
         self._reader.spec = self.spec
-        output = self._reader.read(decoder(*inputs), len(rows), rows.device)
+
+        def decoded(*given: Tensor) -> Distribution:
+            return self._reader.read(decoder(inputs[0], *given), len(rows), rows.device)
+
+        output = self._labels.given("decode", decoded, inputs[1]) if inputs[1:] else decoded()
         if self.tokens and isinstance(output, OneHots):
             raise InvalidArgumentError(
                 "tokens",
