@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from losses import kl, per_row, squared
-from posterior_collapse import InvalidArgumentError
+from posterior_collapse import InvalidArgumentError, VAESpec, diagnose
 from posterior_collapse.adapters import audit_loss, from_callable
 
 D, K = 12, 4
@@ -147,3 +148,40 @@ def test_a_floor_that_changes_nothing_on_the_data_is_said_to_be_one() -> None:
 
     assert "as many units as a plain KL of beta = 0.05 would; judge" in text(0.1)
     assert ", not 5 would; judge" in text(10)
+
+
+# Rates or log rates: those that are all positive could be either
+
+
+def counts(rate: float) -> tuple[Tensor, Tensor]:
+    """Log rates of two planted factors, (2, 10) to be multiplied with them, and counts."""
+    generator = torch.Generator().manual_seed(0)
+    z, of_z = (0.15 * torch.randn(shape, generator=generator) for shape in ((600, 2), (2, 10)))
+    return of_z, torch.poisson((math.log(rate) + z @ of_z).exp(), generator)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative-binomial"])
+@pytest.mark.parametrize("rate", [3.0, 20.0, 400.0])
+def test_log_rates_that_are_positive_are_told_by_the_mean_of_the_data(likelihood, rate) -> None:
+    of_z, y = counts(rate)
+    dispersion = "learned" if likelihood == "poisson" else 50.0
+    spec = VAESpec(2, likelihood=likelihood, dispersion=dispersion, sigma="input")
+
+    def diagnosed(decode: Callable[[Tensor], Any], **options: Any) -> Any:
+        encode = lambda y: (y[:, :2] / rate - 1, torch.full((len(y), 2), -3.0))  # noqa: E731
+        return diagnose(from_callable(encode, decode, latent_dim=2, spec=spec, **options), y)
+
+    def log_rates(z: Tensor) -> Tensor:
+        return math.log(rate) + z @ of_z
+
+    told, asked = diagnosed(log_rates), diagnosed(log_rates, output="link")
+    assert told.loss == pytest.approx(asked.loss, rel=1e-6)
+    assert any("read as log" in note and "pass output='mean'" in note for note in told.notes)
+    assert not any("read as" in note for note in asked.notes)
+    rates = diagnosed(lambda z: log_rates(z).exp())
+    assert rates.loss == pytest.approx(asked.loss, rel=1e-5)
+    assert any("pass output='link'" in note for note in rates.notes)
+    # What is neither stays what it was taken for, with a note.
+    for part in (0.5, 0.7):
+        unclear = diagnosed(lambda z, part=part: part * log_rates(z).exp())
+        assert any("pass output='link'" in note for note in unclear.notes)

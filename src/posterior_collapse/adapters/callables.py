@@ -23,6 +23,7 @@ from posterior_collapse.adapters.outputs import (
 )
 from posterior_collapse.diagnosis.arrays import BEYOND
 from posterior_collapse.diagnosis.conclusions import GOOD
+from posterior_collapse.diagnosis.reading import in_double
 from posterior_collapse.diagnosis.scores import elementwise
 from posterior_collapse.errors import InvalidArgumentError, NotSolvedError
 from posterior_collapse.models import LatentModel, OneHots
@@ -206,6 +207,8 @@ class WrappedModel(LatentModel, nn.Module):
         inputs = [x]
         if self.conditional:
             inputs.append(_rows(self._to_model(_needed("y", y))))
+        if self._reader.target is None:
+            self._reader.target = in_double(_rows(given if y is None else y).float().mean(0).cpu())
         first = [part.clone() for part in inputs if self.conditional and self._draws is None]
         q = self._labels.given("encode", lambda x: self._encoded([x, *inputs[1:]]), x)
         # A network may span devices, or go through NumPy: noise is drawn where its input is.

@@ -18,6 +18,7 @@ from torch.distributions import (
     Poisson,
 )
 
+from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.scores import Meant, elementwise
 from posterior_collapse.errors import InvalidArgumentError
 from posterior_collapse.models import OneHots
@@ -45,6 +46,8 @@ KINDS: dict[Likelihood, type[Distribution]] = {
 NO_POSTERIOR = "A plain or vector-quantised autoencoder has no posterior that could collapse."
 SURE = 4.0
 """Standard errors within which noise counts as that of a sample."""
+FAR_BETTER = 10.0
+"""Times less deviance from the data's mean: of one reading of a decoder's output than the other."""
 NEVER = -1e4
 """Log-probability of what does not happen, finite so that 0 times it is 0."""
 ONE = 1e-3
@@ -180,7 +183,12 @@ class OutputReader:
     """Reads what a decoder returns by the likelihood that it was trained with.
 
     Whether a tensor holds means or links shows once a value cannot be a mean. Until then it is
-    taken for means, and `notes` says so: sigmoid(x) and x are told apart by nothing else.
+    taken for means, and `notes` says so: sigmoid(x) and x are told apart by nothing else. Of counts
+    exp(x) is e times x or more: which of the two has the mean of the data tells.
+
+    Attributes:
+        target: Mean of data that are decoded, (features,); None: not known. An array, as the dtype
+            of a model is that of its tensors.
     """
 
     def __init__(self, spec: Spec, output: Output | None = None) -> None:
@@ -191,6 +199,8 @@ class OutputReader:
         self.spec = spec
         self._asked = output
         self._taken: Output | None = output
+        self._by_data = False
+        self.target: Float | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -199,6 +209,11 @@ class OutputReader:
         if words is None or self._asked is not None or self._taken is None:
             return []
         mean, link = words
+        if self._by_data:
+            return [
+                f"the decoder's output was read as {link}, since its exp has the mean of the data "
+                f"and it has not: if these are {mean}, pass output='mean' to from_callable"
+            ]
         if self._taken == "link":
             return [f"the decoder's output was read as {link}, since no {mean} have such values"]
         return [
@@ -283,8 +298,23 @@ class OutputReader:
                 "Pass output='link' (or 'mean') to from_callable.",
             )
         if self._taken is None:
-            self._taken = "mean" if likely else "link"
+            self._by_data = likely and self._fits_as_log(values)
+            self._taken = "mean" if likely and not self._by_data else "link"
         return self._taken == "mean"
+
+    def _fits_as_log(self, values: Tensor) -> bool:
+        """Whether logs of means fit the data's mean far better than means, by their deviance."""
+        if self.target is None or self.spec.likelihood not in ("poisson", "negative-binomial"):
+            return False
+        rows, m = values.detach().flatten(1), torch.from_numpy(self.target)
+        if rows.shape[1:] != m.shape or not bool((m >= 0).all()):
+            return False
+        least = torch.finfo(m.dtype).tiny
+        as_mean, as_log = (
+            float((torch.xlogy(m, m / mu.clamp_min(least)) - m + mu).sum())
+            for mu in (part.mean(0).cpu().double() for part in (rows, rows.exp()))
+        )
+        return FAR_BETTER * as_log < as_mean
 
     def _may_be_means(self, values: Tensor) -> bool:
         if self.spec.likelihood in ("poisson", "negative-binomial"):
