@@ -105,7 +105,7 @@ def test_labels_that_begin_with_0_stay_words_so_that_007_is_not_7(tmp_path: Path
     [
         ("a;b\n1,5;2.5\n", "column 'a' of x.csv: got '1,5' in row 2"),
         ('a,b\n"1,234","5,678"\n', "column 'a' of x.csv: got '1,234' in row 2"),
-        ("a;b\n1,5;2,5\n1.000,5;2\n", "got '1.000,5' in row 3; expected a number"),
+        ("a;b\n1,5;2,5\n1.00,5;2\n", "got '1.00,5' in row 3; expected a number"),
         ("a;b\n1,5;2,5\n1;2;3\n", "3 cells in row 3; expected 2"),
         ("a;b\n1,5;2,5\n1,5\n", "1 cells in row 3; expected 2"),
         ("a;b\n1,5;\n", "an empty cell in row 2; expected a number. Impute it, drop the row"),
@@ -116,6 +116,7 @@ def test_labels_that_begin_with_0_stay_words_so_that_007_is_not_7(tmp_path: Path
         ("a\tb\n1,234\t1\n999\t2\n", "got '1,234' in row 2; expected a number. Write it without"),
         ("a\tb\n1,234\t1\n999\t2\n".replace("\n", "\r\n"), "got '1,234' in row 2"),
         ('a,b\n"1,234,567",1\n', "Write it without commas between thousands."),
+        ("a;b\n1,234;1.764\n", "got '1,234' in row 2; expected a number. Write it without commas"),
         ("a|b\n1|2\n", "got '1|2' in row 2; expected a number. Separate cells by commas, semi"),
     ],
 )
@@ -133,6 +134,49 @@ def test_a_comma_that_may_part_thousands_is_a_decimal_one_beside_one_that_is(tmp
     found = load(tmp_path / "x.tsv")
     assert found.x.tolist() == [[1.234, float(sure.replace(",", "."))], [999, 2]]
     assert "decimal commas" in found.note
+
+
+UNCLEAR = "1.764 and the like taken for decimals (write them without points if they are thousands)"
+
+
+@pytest.mark.parametrize(
+    ("rows", "x", "said"),
+    [
+        # Ordinary decimals: not three digits behind each point, or a zero before one.
+        ("1.5;2.25\n3;4\n", [[1.5, 2.25], [3, 4]], ""),
+        ("1.764;2.25\n12.500;4\n", [[1.764, 2.25], [12.5, 4]], ""),
+        ("0.123;0.456\n1.764;2\n", [[0.123, 0.456], [1.764, 2]], ""),
+        ("1.764;1234.567\n1;2\n", [[1.764, 1234.567], [1, 2]], ""),
+        # Either.
+        ("764;1.764\n12;999\n", [[764, 1.764], [12, 999]], UNCLEAR),
+        ("1.764;-2.031\n12.500;3.000\n", [[1.764, -2.031], [12.5, 3]], UNCLEAR),
+        # Thousands, by what stands beside them.
+        ("0,5;1.764\n12;999\n", [[0.5, 1764], [12, 999]], "points between thousands"),
+        ("1,5;2,5\n1.000,5;2\n", [[1.5, 2.5], [1000.5, 2]], "points between thousands"),
+        ("7;1.764,25\n12;-12.031\n", [[7, 1764.25], [12, -12031]], "points between thousands"),
+        ("7;1.764.000\n12;1.000\n", [[7, 1764000], [12, 1000]], "points between thousands"),
+        ('7;"1.764.000,5"\n12;"3,25"\n', [[7, 1764000.5], [12, 3.25]], "points between thousands"),
+    ],
+)
+def test_points_that_may_part_thousands_between_semicolons(tmp_path, rows, x, said) -> None:
+    for name, mark in (("x.csv", ""), ("y.csv", "a;b\n")):
+        (tmp_path / name).write_text(mark + rows)
+        found = load(tmp_path / name, header=bool(mark))
+        assert found.x.tolist() == x
+        assert said in found.note
+        assert said or "thousands" not in found.note
+        assert ("decimal commas" in found.note) == ("," in rows)
+
+
+def test_points_between_commas_or_tabs_are_decimal(tmp_path: Path) -> None:
+    for mark in ",\t":
+        (tmp_path / "x.csv").write_text(f"a{mark}b\n764{mark}1.764\n12{mark}999\n")
+        found = load(tmp_path / "x.csv")
+        assert found.x.tolist() == [[764, 1.764], [12, 999]]
+        assert "thousands" not in found.note
+        (tmp_path / "x.csv").write_text(f"a{mark}b\n764{mark}1.764.000\n")
+        with pytest.raises(DataError, match=r"'1.764.000' in row 2.* without points between thous"):
+            load(tmp_path / "x.csv")
 
 
 def test_a_comma_after_many_whole_numbers_is_named(tmp_path: Path) -> None:

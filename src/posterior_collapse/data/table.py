@@ -26,6 +26,15 @@ from posterior_collapse.data.arrays import (
 from posterior_collapse.data.checking import check_size, opened
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.reading import PLAIN, Reading
+from posterior_collapse.data.spelling import (
+    COMMA,
+    POINTS,
+    THOUSANDS,
+    is_number,
+    numbered,
+    pointed,
+    spelling,
+)
 from posterior_collapse.errors import CorruptFileError, DataError
 
 MOST_ROWS, MOST_CELLS = 1_000, 200_000
@@ -129,8 +138,7 @@ class _Layout:
         cells = [cell for row in (first, *below) for cell in row]
         share = len(cells) / sum(len(cell) + 1 for cell in cells)
         check_size(path, int(8 * unpacked * share))
-        titles, commas = first, _has_decimal_commas(cells, delimiter)
-        spelled = _pointed if commas else _numbered if any(map(_is_truth, cells)) else None
+        titles, (spelled, said) = first, spelling(cells, delimiter)
         if spelled is not None:
             first, *below = ([spelled(cell) for cell in row] for row in (first, *below))
         has_header, notes = _header(first, below) if header is None else (header, ())
@@ -139,9 +147,7 @@ class _Layout:
             names = ["", *names]
         if not single and delimiter != ("\t" if ".tsv" in path.name.lower() else ","):
             notes = (f"cells separated by {SEPARATORS[delimiter]}", *notes)
-        if commas:
-            notes = (*notes, "decimal commas")
-        return cls(path, delimiter, spelled, tuple(names), has_header, notes)
+        return cls(path, delimiter, spelled, tuple(names), has_header, (*notes, *said))
 
     def shown(self, column: int) -> str:
         """What to call a column: its name, or its number if it has none."""
@@ -187,7 +193,7 @@ class _Layout:
                 )
             except ValueError as error:
                 if spelled is None:  # True and False may stand below the rows that were looked at
-                    return replace(self, spelled=_numbered).numbers(without, alone)
+                    return replace(self, spelled=numbered).numbers(without, alone)
                 self._name_the_cell(features)
                 raise CorruptFileError(
                     str(self.path), f"'{error}'", "a table of numbers", "Check the file."
@@ -211,11 +217,12 @@ class _Layout:
         """Raise for the first cell that is not a number, in the words of the table."""
         for line, row in self.rows():
             for i in features:
-                if not _is_number(self.spelled(row[i]) if self.spelled else row[i]):
+                if not is_number(self.spelled(row[i]) if self.spelled else row[i]):
                     got = repr(row[i]) if row[i].strip() else "an empty cell"
                     action = IMPUTE if row[i].strip().lower() in MISSING else ENCODE
-                    if THOUSANDS.fullmatch(row[i]):
-                        action = "Write it without commas between thousands."
+                    for mark, form in (("commas", THOUSANDS), ("points", POINTS)):
+                        if form.fullmatch(row[i]):
+                            action = f"Write it without {mark} between thousands."
                     if action is ENCODE and len(self.names) == 1:
                         action = "Separate cells by commas, semicolons or tabs."
                     raise DataError(
@@ -266,7 +273,7 @@ def _delimiter(lines: Sequence[str]) -> str:
         except csv.Error:  # a cell of more than 100,000 characters
             return -1, 0
         cells = [(cell, len(row)) for row in rows for cell in row]
-        plain = [_is_number(cell) or (n > 1 and _is_number(_pointed(cell))) for cell, n in cells]
+        plain = [is_number(cell) or (n > 1 and is_number(pointed(cell))) for cell, n in cells]
         return sum(plain) / max(1, len(plain)), first.count(delimiter)
 
     return max(candidates, key=numeric)
@@ -285,67 +292,19 @@ def _is_one_column(lines: Sequence[str], *, tabbed: bool) -> bool:
         [True, True, False, False]
     """
     first = lines[0].strip() if lines else ""
-    has_header = not (_is_number(first) or COMMA.fullmatch(first))
+    has_header = not (is_number(first) or COMMA.fullmatch(first))
     below = [line.strip() for line in lines[has_header:]]
     found = [match for line in below if (match := COMMA.fullmatch(line))]
     others = [line for line in below if not COMMA.fullmatch(line)]
-    if not found or not all(map(_is_number, others)) or (has_header and "," in first):
+    if not found or not all(map(is_number, others)) or (has_header and "," in first):
         return False
     if others or tabbed or any(match[1][0] == "0" < match[1] for match in found):
         return True
     return has_header and not _counts([line.split(",")[0] for line in below])
 
 
-COMMA = re.compile(r"\s*[+-]?\d*,(\d+)([eE][+-]?\d+)?\s*")
-"""A number with a decimal comma, and what stands behind the comma."""
-THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?\s*")
-"""A number with commas between its thousands, or what may be one."""
-
-
-def _has_decimal_commas(cells: Sequence[str], delimiter: str) -> bool:
-    """Whether numbers with a comma occur, and none with a point.
-
-    Where no semicolons part them, 1,234 is taken for no number: as well as 1.234 it may be a
-    thousand.
-
-    Example:
-        >>> _has_decimal_commas(["1,5", "2"], ";"), _has_decimal_commas(["1,5", "2.5"], ";")
-        (True, False)
-    """
-    found = [match for cell in cells if (match := COMMA.fullmatch(cell))]
-    if not found or any("." in cell and _is_number(cell) for cell in cells):
-        return False
-    return delimiter == ";" or not all(THOUSANDS.fullmatch(match[0]) for match in found)
-
-
-def _pointed(cell: str) -> str:
-    """Return a number with a decimal comma as one with a point, and True and False as 1 and 0.
-
-    Example:
-        >>> _pointed("1,5"), _pointed("1.234"), _pointed("7"), _pointed("TRUE")
-        ('1.5', "'1.234'", '7', '1')
-    """
-    return repr(cell) if "." in cell else _numbered(cell).replace(",", ".")
-
-
-def _is_truth(cell: str) -> bool:
-    return cell.strip().lower() in TRUTHS
-
-
-def _numbered(cell: str) -> str:
-    """Return True and False as 1 and 0.
-
-    Example:
-        >>> _numbered("True"), _numbered(" false"), _numbered("7")
-        ('1', '0', '7')
-    """
-    return TRUTHS.get(cell.strip().lower(), cell)
-
-
 MISSING = ("", "na", "n/a", "#n/a", "<na>", "null", "none", "?", "-")
 """What a cell without a value holds, in small letters."""
-TRUTHS = {"true": "1", "false": "0"}
-"""As pandas writes indicators of categories; spreadsheets, R and polars differ in capitals."""
 
 
 def _filled(row: Sequence[str]) -> bool:
@@ -354,17 +313,17 @@ def _filled(row: Sequence[str]) -> bool:
 
 def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, ...]]:
     """Return whether the first row is a header, and what to say where that is not certain."""
-    if not any(_is_number(cell) for cell in first):
+    if not any(is_number(cell) for cell in first):
         return True, ()
     beside_index = not first[0].strip()
     if beside_index:
         index = [row[0].strip() for row in below]
-        named = all(index) and not any(map(_is_number, index))
+        named = all(index) and not any(map(is_number, index))
         if len(index) > 1 and (named or _counts(index)):
             return True, ()  # as pandas writes a data frame
         first, below = first[1:], [row[1:] for row in below]
     mixed = any(_names_numbers(i, cell, below) for i, cell in enumerate(first))
-    if not mixed and not all(_is_number(cell) for cell in first):
+    if not mixed and not all(is_number(cell) for cell in first):
         return False, ()
     counts, spaced = _counts(first), _is_spaced(first)
     far, rises = _apart(first, below)
@@ -387,9 +346,9 @@ def _header(first: list[str], below: list[list[str]]) -> tuple[bool, tuple[str, 
 
 def _names_numbers(column: int, cell: str, below: list[list[str]]) -> bool:
     """Whether a cell is text and all that stands below it are numbers."""
-    if not cell.strip() or _is_number(cell) or not below:
+    if not cell.strip() or is_number(cell) or not below:
         return False
-    return all(len(row) > column and _is_number(row[column]) for row in below)
+    return all(len(row) > column and is_number(row[column]) for row in below)
 
 
 def _counts(cells: Sequence[str]) -> bool:
@@ -400,7 +359,7 @@ def _counts(cells: Sequence[str]) -> bool:
 
 def _is_spaced(cells: Sequence[str]) -> bool:
     """Whether the cells are so many numbers at equal distances, as years and wavelengths are."""
-    if len(cells) < LEAST_SPACED or not all(map(_is_number, cells)):
+    if len(cells) < LEAST_SPACED or not all(map(is_number, cells)):
         return False
     numbers = np.array([float(cell) for cell in cells])
     if not np.isfinite(numbers).all():
@@ -415,8 +374,8 @@ def _apart(first: list[str], below: list[list[str]]) -> tuple[bool, bool]:
     And whether it besides rises from left to right, as years and masses do, and most rows do not,
     as those of the least, the mean and the greatest of something would.
     """
-    rows = [row for row in below if len(row) == len(first) and all(map(_is_number, row))]
-    if len(rows) < LEAST_BELOW or not all(map(_is_number, first)):
+    rows = [row for row in below if len(row) == len(first) and all(map(is_number, row))]
+    if len(rows) < LEAST_BELOW or not all(map(is_number, first)):
         return False, False
     numbers, values = np.array(first, float), np.array(rows, float)
     least, most = values.min(0), values.max(0)
@@ -435,12 +394,4 @@ def _has_row_names(names: list[str], below: list[list[str]]) -> bool:
 
 
 def _value(cell: str) -> float:
-    return float(cell) if _is_number(cell) else np.inf
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
+    return float(cell) if is_number(cell) else np.inf
