@@ -306,6 +306,19 @@ def test_the_spread_of_a_prior_goes_by_its_usual_names(run, arrays, name, spread
 
 
 @pytest.mark.parametrize(
+    ("name", "what"), [("prior_log_var", "log-variances"), ("prior_var", "variances")]
+)
+def test_the_spread_of_a_prior_that_is_no_number_is_refused(run, arrays, name, what):
+    given = {"mean": arrays["mean"], "std": arrays["std"], "prior_mean": arrays["mean"]}
+    np.savez("prior.npz", **given, **{name: np.full(np.shape(arrays["std"]), "-1.5")})
+    status, _, err = run("diagnose", "prior.npz")
+    assert status == 2
+    assert f"{name} of prior.npz: got dtype <U4; expected {what}. Write numbers." in err
+    np.savez("prior.npz", **given, **{name: np.full(np.shape(arrays["std"]), 1e5)})
+    assert "Warning" not in run("diagnose", "prior.npz")[2]
+
+
+@pytest.mark.parametrize(
     ("mean", "spread", "of"),
     [
         ("mu", "logvar", "log_var"),

@@ -73,6 +73,8 @@ def test_what_has_no_onset_says_why_in_one_line(loss: Any, error: type, message:
         (SOFT[:1], {}, "at least two rows"),
         (np.where(SOFT > 0.9, np.nan, SOFT), {}, "nan at row"),
         (SOFT, {"x": SOFT[:5]}, "y and x|x and y"),
+        (SOFT, {"x": pc.load("digits").labels}, r"x: got one number per row; .*a column for each"),
+        (SOFT, {"x": list(SOFT[:, 20])}, r"x: got one number per row; .*reshape\(-1, 1\)"),
         (SOFT, {"output_shape": 0}, "output_shape"),
         ("digits", {}, "'digits'"),
     ],

@@ -81,6 +81,13 @@ def test_a_missing_value_is_named_by_its_place(likelihood, name) -> None:
         pc.forecast((given["x"], given["y"]), pc.CVAESpec(1, likelihood=likelihood))
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative-binomial", "categorical"])
+def test_a_target_that_never_varies_is_named(likelihood) -> None:
+    y = np.tile([1.0, 0.0, 0.0], (ROWS, 1))
+    with pytest.raises(pc.DataError, match=r"^y: got data that are all constant"):
+        pc.forecast((X, y), pc.CVAESpec(1, likelihood=likelihood))
+
+
 def test_a_single_row_on_the_wrong_side_is_enough() -> None:
     y = SEPARABLE[:, :1].copy()
     y[0] = 1 - y[0]

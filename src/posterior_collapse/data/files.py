@@ -265,10 +265,9 @@ def read_posterior(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         )
     arrays = {name: found[own] for name, own in called.items()}
     if "variance" in arrays:
-        arrays["std"] = _root(path, called["variance"], arrays.pop("variance"))
+        arrays["std"] = _std(path, called["variance"], "variance", arrays.pop("variance"))
     if of := OF_PRIOR.get(called.get("prior_std", "").lower()):
-        own, given = called["prior_std"], arrays["prior_std"]
-        arrays["prior_std"] = _root(path, own, given if of == "variance" else np.exp(given))
+        arrays["prior_std"] = _std(path, called["prior_std"], of, arrays["prior_std"])
     own_names = {name: called[name] for name in (*ARRAYS, "variance") if name in called}
     return {name: arrays[name] for name in ARRAYS if name in arrays}, own_names
 
@@ -283,9 +282,15 @@ def _how_to_mend(names: list[str]) -> str:
     return f"Write it with numpy.savez(path, mean=..., std=...).{hint}"
 
 
-def _root(path: Path, name: str, variance: Any) -> Any:
-    """Return the std, or refuse what is no variance."""
-    if variance.dtype.kind not in "biuf" or (variance < 0).any():
-        got = "negative values" if variance.dtype.kind in "biuf" else f"dtype {variance.dtype}"
-        raise DataError(f"{name} of {path}", got, "variances", "A log-variance is log_var.")
-    return np.sqrt(variance)
+def _std(path: Path, name: str, of: str, values: Any) -> Any:
+    """Return the std of a variance or a log-variance, or refuse what is neither."""
+    what = f"{of.replace('_var', '-variance')}s"
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{name} of {path}", f"dtype {values.dtype}", what, "Write numbers.")
+    if of == "log_var":
+        with np.errstate(over="ignore"):  # infinity is refused later, by its place
+            return np.exp(0.5 * values)
+    if (values < 0).any():
+        action = "A log-variance is log_var."
+        raise DataError(f"{name} of {path}", "negative values", what, action)
+    return np.sqrt(values)

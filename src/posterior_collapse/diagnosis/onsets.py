@@ -218,6 +218,13 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
     if x is None:
         return target, None
     condition = np.asarray(as_array("x", x), dtype=np.float64)
+    if condition.ndim == 1:
+        raise DataError(
+            "x",
+            "one number per row",
+            "rows, shape (samples, features)",
+            "Pass x.reshape(-1, 1); of class numbers a column for each class, np.eye(10)[labels].",
+        )
     condition = condition.reshape(len(condition), -1)
     same_length("x", len(condition), "y", len(target))
     refuse_non_finite("x", condition)

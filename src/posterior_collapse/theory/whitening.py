@@ -154,8 +154,12 @@ def _dispersion(spec: Spec, mean: Float, variance: Float, counts: Tally | None) 
 def whiten_given(data: Samples, spec: Spec) -> Whitening:
     """Return the whitened moments of what a condition x leaves unexplained of a target y."""
     assert data.y is not None
-    fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     dropped = int(np.count_nonzero(np.ptp(data.y, axis=0) == 0))
+    if dropped == data.y.shape[1] and len(data.y) > 1:
+        raise DataError(
+            "y", "data that are all constant", "some variance", "Check what was loaded."
+        )
+    fitted = regress(spec.likelihood, data.x, data.y, spec.dispersion)
     notes = _notes(spec, dropped, fitted.scores.shape[1], True, ADDING)
     notes.append(
         "without latents the output is linear in the condition (a generalised linear model of y "
