@@ -107,6 +107,7 @@ def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
         (note,) = pc.forecast(x, SPEC).notes
         return note, list(map(int, re.findall(r"(?:show|which)(?: about)? (\d+)", note)))
 
+    monkeypatch.setattr(noise, "MOST_DRAWN", x.size)
     drawn, (above, shown, stronger) = said()
     assert (stronger, "about" in drawn) == (3, False)
     monkeypatch.setattr(noise, "MOST_DRAWN", 0)
@@ -115,16 +116,65 @@ def test_of_large_data_noise_is_counted_and_not_drawn(monkeypatch) -> None:
     assert f"show about {numbers[0]} modes" in counted
 
 
-@pytest.mark.parametrize("most_drawn", [0, noise.MOST_DRAWN])
+def modes_of(x):
+    """Variances of the modes and of the features."""
+    x = x - x.mean(0)
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    return np.linalg.eigvalsh(gram)[::-1][: len(x) - 1] / len(x), x.var(0)
+
+
+@pytest.mark.parametrize("most_drawn", [0, 100_000])
 def test_noise_of_few_wide_rows_is_not_stronger_than_noise(monkeypatch, most_drawn) -> None:
     """Its variances in the data, short by a row's share, had made all of its modes signal."""
     monkeypatch.setattr(noise, "MOST_DRAWN", most_drawn)
     for seed in range(1, 7):
-        x = np.random.default_rng(seed).standard_normal((20, 5000))
-        x -= x.mean(0)
-        modes = np.linalg.eigvalsh(x @ x.T / 20)[:0:-1]
-        _, stronger, _ = noise.stronger_than_noise(modes, x.var(0), 20, 0.25)
-        assert stronger <= (1 if most_drawn else 2)  # what is not drawn is the mean of all draws
+        modes, features = modes_of(np.random.default_rng(seed).standard_normal((20, 5000)))
+        assert noise.stronger_than_noise(modes, features, 20, 0.25)[1] == 0
+
+
+SHAPES = {(50, 400): 40, (2000, 100): 20, (500, 2000): 10, (1000, 1000): 4}
+"""And how often each is drawn."""
+
+
+def test_noise_of_every_shape_is_seldom_taken_for_signal() -> None:
+    """Next to one draw, or to the mean of all, it was in a third of all cases."""
+    taken = []
+    for (n, features), seeds in SHAPES.items():
+        for seed in range(seeds):
+            x = np.random.default_rng(seed).standard_normal((n, features))
+            taken.append(noise.stronger_than_noise(*modes_of(x), n, 0.01)[1])
+    assert np.count_nonzero(taken) <= 0.05 * len(taken)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_planted_modes_are_stronger_than_noise(shape) -> None:
+    """Each half as strong again as the strongest mode of a draw of noise alone."""
+    rng = np.random.default_rng(7)
+    edge = modes_of(rng.standard_normal(shape))[0][0]
+    scores, loadings = (np.linalg.qr(rng.standard_normal((side, 3)))[0] for side in shape)
+    planted = np.sqrt(1.5 * edge * shape[0]) * scores @ loadings.T
+    found = modes_of(rng.standard_normal(shape) + planted)
+    assert 3 <= noise.stronger_than_noise(*found, shape[0], 0.01)[1] <= 5
+
+
+@pytest.mark.parametrize(
+    ("features", "within"),
+    [(np.ones(200), 0.02), (30 / np.sqrt(np.arange(1, 201)), 0.07)],
+    ids=["alike", "unlike"],
+)
+def test_the_quantile_without_a_draw_is_that_of_draws(features, within) -> None:
+    """At each of noise's first modes; of unlike features a little above, so that less passes."""
+    n = 60
+    rng = np.random.default_rng(3)
+    rows = (rng.standard_normal((n, 200)) * np.sqrt(features) for _ in range(600))
+    drawn = np.quantile([modes_of(x)[0][:6] for x in rows], 0.95, axis=0)
+    own = features * (n - 1) / n  # as data have them
+    for mode, quantile in enumerate(drawn):
+        stronger = [
+            noise.stronger_than_noise(np.append(9 * drawn[:mode], at), own, n, 0.01)[1]
+            for at in (0.98 * quantile, (1 + within) * quantile)
+        ]
+        assert stronger == [mode, mode + 1]
 
 
 @pytest.mark.parametrize("most_drawn", [0, noise.MOST_DRAWN])

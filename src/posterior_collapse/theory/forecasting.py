@@ -398,12 +398,11 @@ def _noise_alone(solution: Solution, threshold: float) -> Iterator[str]:
         about = "" if drawn else "about "
         least = "at least " if moments.unresolved > 0 else ""
         are = "is" if stronger == 1 else "are"
-        told = f"{about if stronger else ''}{stronger:,}"
         yield (
             f"{FEW_ROWS}{n:,} rows for {count_of(features, 'feature')}: as many rows of noise, "
             f"with the same variances, would show {about}{count_of(above, 'mode')} above the "
-            f"threshold; these data show {least}{found:,}, of which {told} {are} stronger than "
-            "noise's"
+            f"threshold; these data show {least}{found:,}, of which {stronger:,} {are} stronger "
+            "than noise's"
         )
 
 

@@ -1,8 +1,8 @@
 """What few rows feign: what a condition explains, and modes of noise (Horn's parallel analysis).
 
-Noise is drawn where that is cheap. Of large data the expected number of modes above any variance
-follows from the features' variances alone, as n and features grow together (Marchenko and Pastur
-1967, Silverstein 1995), and is within a mode or two of any draw.
+Noise is drawn where it is small. Of more the expected number of modes above any variance follows
+from the features' variances alone, as n and features grow together (Marchenko and Pastur 1967,
+Silverstein 1995), and so does how far single draws are from it (Tracy and Widom 1996).
 """
 
 from __future__ import annotations
@@ -15,21 +15,25 @@ from posterior_collapse.arrays import Float
 from posterior_collapse.errors import count_of
 from posterior_collapse.theory.state import fit
 
-MOST_DRAWN, CHEAP = 20_000_000, 1_000_000
-"""Numbers that noise is made of: of more its modes are counted without a draw; drawn again while it
-is cheap."""
-DRAWS, MOST_OF_NOISE = 20, 0.95
-"""How often noise is drawn, and the quantile of its modes that those of the data have to exceed:
-next to a single draw the strongest mode of noise seems signal in half of all cases."""
+DRAWS, MOST_DRAWN = 100, 10_000
+"""How often noise is drawn, and of at most how many numbers: of more its modes are counted without
+a draw, which would take longer."""
+MOST_OF_NOISE = 0.95
+"""The quantile of a mode of noise that one of the data has to exceed: next to a single draw the
+strongest mode of noise seems signal in half of all cases."""
+MARGIN = 2.75
+"""How far this quantile of the k-th mode lies above where k - 1/2 are expected, times the cube root
+of k: in widths of the law of Tracy and Widom (1996), of which it is so for all of the first."""
 ALONE, GROUPS = 100, 500
 """Features that are counted one by one, the most variable ones, and groups of the others."""
 LOOKED_AT = 150
-"""Modes that are compared with noise where it is not drawn: the first, ever fewer after them."""
+"""Modes that are compared with noise at once, ever fewer after the first."""
 AFAR, NEAR, STAGES = 10.0, 1e-7, 30
 """Distances from the real axis on the way to it: from beyond all modes of noise, where Newton's
 steps find the one root, to a share of the variance that is near enough for a million rows, of
 which each seems to turn the phase by as much."""
 NEWTONS = 3
+HALVINGS = 60
 
 
 def few_samples(what: str, rank: int, n: int) -> list[str]:
@@ -70,21 +74,25 @@ def stronger_than_noise(
     if drawn:
         draws = np.array([fit(noise, len(variance)) for noise in _drawn(features, n)])
         above = round(np.count_nonzero(draws > threshold) / len(draws))
-        noise = np.quantile(draws, MOST_OF_NOISE, axis=0)
+        # What the next draw exceeds in 5% of all cases.
+        noise = np.quantile(draws, MOST_OF_NOISE, axis=0, method="weibull")
         weaker = np.flatnonzero(found <= noise[: len(found)])
-    else:
-        at = np.unique(np.geomspace(1, max(len(found), 1), LOOKED_AT).astype(int)) - 1
-        counts = noise_above(np.append(found[at[: len(found)]], threshold), features, n)
-        above = round(float(counts[-1]))
-        # One more of noise than of the data, in whole modes.
-        weaker = at[: len(found)][counts[:-1] > at[: len(found)] + 0.5]
-    return above, int(weaker[0]) if weaker.size else len(found), drawn
+        return above, int(weaker[0]) if weaker.size else len(found), drawn
+    above = round(float(noise_above(np.array([threshold]), features, n)[0]))
+    margin, stronger, known = MARGIN * _width(features, n), len(found), 0
+    while known < stronger:  # a look at some, and one at those between
+        at = np.unique(np.geomspace(known + 1, stronger, LOOKED_AT).astype(int)) - 1
+        here = found[at] / (1 + margin / np.cbrt(at + 1))
+        weaker = at[noise_above(here, features, n) > at + 0.5]
+        stronger = int(weaker[0]) if weaker.size else stronger
+        known = int(at[at < stronger].max(initial=known - 1)) + 1
+    return above, stronger, drawn
 
 
 def _drawn(features: Float, n: int) -> Iterator[Float]:
     """Yield the variances of the modes of n rows of noise, descending, draw after draw."""
     rng = np.random.default_rng(0)
-    for _ in range(min(max(CHEAP // (n * len(features)), 1), DRAWS)):
+    for _ in range(DRAWS):
         rows = rng.standard_normal((n, len(features)))
         rows *= np.sqrt(features)
         rows -= rows.mean(axis=0)
@@ -111,11 +119,7 @@ def noise_above(at: Float, features: Float, n: int) -> Float:
         >>> np.abs(noise_above(np.array([0.01, 4.0]), np.ones(500), 2001).round(1)).tolist()
         [500.0, 0.0]
     """
-    t = np.sort(features[features > 0])[::-1]
-    edges = np.concatenate([np.arange(ALONE), np.linspace(ALONE, len(t), GROUPS + 1)])
-    edges = np.unique(edges.astype(int)[edges <= len(t)])
-    sizes = np.diff(edges)
-    t, share = np.add.reduceat(t, edges[:-1]) / sizes, sizes / (n - 1)
+    t, share = _grouped(features, n)
     x = at * n / (n - 1)
     beyond = np.maximum(x, t[0] + t @ share)
     distances = np.geomspace(AFAR * beyond, NEAR * x, STAGES)
@@ -130,3 +134,32 @@ def noise_above(at: Float, features: Float, n: int) -> Float:
             m = np.where(step.imag > 0, step, 1 / (ratio @ share - z))
     turned = np.angle(1 + np.multiply.outer(m, t)) @ share - np.angle(m) - (z * m).imag
     return np.asarray((n - 1) * (1 + turned / np.pi))
+
+
+def _grouped(features: Float, n: int) -> tuple[Float, Float]:
+    """Return the features' variances, descending, and their numbers per row: alike ones as one."""
+    t = np.sort(features[features > 0])[::-1]
+    edges = np.concatenate([np.arange(ALONE), np.linspace(ALONE, len(t), GROUPS + 1)])
+    edges = np.unique(edges.astype(int)[edges <= len(t)])
+    sizes = np.diff(edges)
+    return np.add.reduceat(t, edges[:-1]) / sizes, sizes / (n - 1)
+
+
+def _width(features: Float, n: int) -> float:
+    """Return the width of the law of noise's strongest mode, as a share of where the modes end.
+
+    They end at the least `z` of `noise_above` over the real m from -1 / max t to 0, and are as
+    dense below it as its second derivative there says.
+
+    Source:
+        El Karoui (2007).
+    """
+    t, share = _grouped(features, n)
+    low, high = -1 / t[0], 0.0
+    for _ in range(HALVINGS):
+        m = (low + high) / 2
+        ratio = t / (1 + m * t)
+        low, high = (m, high) if m**2 * (ratio**2 @ share) > 1 else (low, m)
+    end = -1 / m + ratio @ share
+    bent = -2 / m**3 + 2 * (ratio**3 @ share)
+    return float(np.cbrt(bent / 2) / (n - 1) ** (2 / 3) / end)
