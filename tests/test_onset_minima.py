@@ -168,3 +168,84 @@ def test_one_minimum_is_descended_to_once(loss: Loss, monkeypatch: pytest.Monkey
     monkeypatch.setattr(minima, "best_weights", counted)
     assert pc.onset(loss, two_clusters(0, 3)).notes == ()
     assert len(descents) == 1
+
+
+def charbonnier(d: Any, eps: float) -> Any:
+    return (d**2 + eps**2) ** 0.5
+
+
+def log_cosh(d: Any, scale: float) -> Any:
+    """Of d / scale, times the scale."""
+    size = abs(d)
+    rest = (-2 * size / scale).exp() if isinstance(d, Tensor) else np.exp(-2 * size / scale)
+    log = rest.log1p() if isinstance(rest, Tensor) else np.log1p(rest)
+    return size + scale * log
+
+
+DERIVATIVES: dict[Any, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    charbonnier: (lambda d, e: d / np.hypot(d, e), lambda d, e: e**2 / np.hypot(d, e) ** 3),
+    log_cosh: (
+        lambda d, e: np.tanh(d / e),
+        lambda d, e: 1 / np.cosh(np.clip(d / e, -300, 300)) ** 2 / e,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "width"), [(charbonnier, 3e-3), (charbonnier, 1e-3), (log_cosh, 3e-3)]
+)
+def test_a_convex_loss_that_is_nearly_kinked_has_its_best_constant(loss: Any, width: float) -> None:
+    """Its descent got stuck between kinks: it was refused, as if nothing were best."""
+    y = pc.load("digits").x
+    first, second = DERIVATIVES[loss]
+    low, high = y.min(axis=0) - 1, y.max(axis=0) + 1
+    for _ in range(200):  # its slope rises
+        middle = (low + high) / 2
+        falls = first(middle - y, width).mean(axis=0) < 0
+        low, high = np.where(falls, middle, low), np.where(falls, high, middle)
+    pull, curvature = first(high - y, width), second(high - y, width).mean(axis=0)
+    varies = y.std(axis=0) > 0
+    white = (pull / np.sqrt(np.where(varies, curvature, 1.0)))[:, varies]
+    found = pc.onset(lambda o, y: loss(o - y, width).sum(1), y)
+    assert found.output == pytest.approx(high, abs=1e-7)
+    assert found.beta == pytest.approx(np.linalg.eigvalsh(np.cov(white.T, ddof=0))[-1], rel=1e-6)
+
+
+def weighted_fit(inputs: Any, y: Any, eps: float, width: int) -> Any:
+    """Return the least of a Charbonnier loss of so many outputs at once, by reweighted squares."""
+    weights = np.zeros((inputs.shape[1], y.shape[1]))
+    for first in range(0, y.shape[1], width):
+        part = slice(first, first + width)
+        for _ in range(4000):
+            error = y[:, part] - inputs @ weights[:, part]
+            root = (np.square(error).sum(axis=1) + eps**2) ** -0.25
+            step = np.linalg.lstsq(inputs * root[:, None], y[:, part] * root[:, None], rcond=None)[
+                0
+            ]
+            moved = np.abs(step - weights[:, part]).max()
+            weights[:, part] = step
+            if moved < 1e-13:
+                break
+    return inputs @ weights
+
+
+def test_a_nearly_kinked_loss_with_a_condition() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((600, 3))
+    y = np.abs(x @ rng.standard_normal((3, 8))) + rng.standard_t(3, (600, 8))
+    found = pc.onset(lambda o, y: charbonnier(o - y, 1e-3).sum(1), y, x)
+    expected = weighted_fit(np.column_stack([np.ones(600), x]), y, 1e-3, 1)
+    least = charbonnier(expected - y, 1e-3).sum(axis=1).mean()
+    assert found.loss == pytest.approx(least, abs=1e-9)
+    assert found.output == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_nearly_kinked_loss_of_pairs_of_outputs() -> None:
+    """As of the length of an error in the plane."""
+    y = pc.load("digits").x[:, 8:40]
+    found = pc.onset(
+        lambda o, y: ((o - y).square().reshape(len(y), -1, 2).sum(2) + 1e-6).sqrt().sum(1), y
+    )
+    expected = weighted_fit(np.ones((len(y), 1)), y, 1e-3, 2)
+    error = np.square(expected - y).reshape(len(y), -1, 2).sum(axis=2)
+    assert found.loss == pytest.approx(np.sqrt(error + 1e-6).sum(axis=1).mean(), abs=1e-7)
