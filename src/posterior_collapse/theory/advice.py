@@ -43,6 +43,8 @@ class Change(Record):
             it takes.
         active: Active units of the top level with that value.
         units: Units every level must have besides, where it has fewer; else None.
+        learned: Whether it is learned now; of a learned sigma `current` is that of a unit that has
+            collapsed.
     """
 
     parameter: str
@@ -50,6 +52,7 @@ class Change(Record):
     value: float
     active: int
     units: int | None = None
+    learned: bool = False
 
     derived: ClassVar = ("text",)
 
@@ -73,6 +76,8 @@ class Change(Record):
         verb = "Lower" if self.value < self.current else "Raise"
         also = f" and have {self.units} units" if self.units else ""
         value = f"{self.value:.{DIGITS[-1]}g}"
+        if self.learned:
+            return f"Fix {self.name} at {value} in place of learning it{also} {active}."
         return f"{verb} {self.name} from {self.current:.4g} to {value}{also} {active}."
 
 
@@ -107,7 +112,11 @@ class Advice(Record):
 
 
 def advise(
-    modes: Modes, spec: Spec, wanted: int | None, times: Sequence[float] | None = None
+    modes: Modes,
+    spec: Spec,
+    wanted: int | None,
+    eta_dec: float,
+    times: Sequence[float] | None = None,
 ) -> Advice:
     """Return the smallest changes of single parameters that keep `wanted` units.
 
@@ -115,6 +124,7 @@ def advise(
         modes: Of the data.
         spec: The hyperparameters.
         wanted: Units to keep; None: all.
+        eta_dec: Decoder std, as given or as learned.
         times: What the KL of each unit weighs, in multiples of beta; None: all the same.
 
     Raises:
@@ -129,12 +139,12 @@ def advise(
     possible = int(np.count_nonzero(modes.theta))
     now = max(count(spec) or 0, 0)
     reach = min(goal, possible)
-    changes = _changes(count, spec, reach) if now < reach else ()
+    changes = _changes(count, spec, reach, eta_dec) if now < reach else ()
     found = Advice(goal, now, units, possible, changes, "")
     return found.replace(text=_words(found, modes, count, spec))
 
 
-def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
+def _changes(count: Count, spec: Spec, goal: int, eta_dec: float) -> tuple[Change, ...]:
     """A level too narrow for the goal is widened; if that is not enough, one number is turned."""
     wide = _widened(spec, goal)
     needed = goal if wide is not spec else None
@@ -142,8 +152,11 @@ def _changes(count: Count, spec: Spec, goal: int) -> tuple[Change, ...]:
     if needed and widened >= goal:
         name = "latent_dim" if hasattr(spec, "latent_dim") else "latent_dims"
         return (Change(name, min(spec.dims), goal, widened),)
-    found = (_nearest(count, *tunable, goal) for tunable in _tunable(wide))
-    return tuple(dataclasses.replace(change, units=needed) for change in found if change)
+    for tunable in (_tunable(wide, eta_dec), _learned_sigmas(wide)):  # a last resort
+        found = [change for one in tunable if (change := _nearest(count, *one, goal))]
+        if found:
+            break
+    return tuple(dataclasses.replace(change, units=needed) for change in found)
 
 
 def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
@@ -184,6 +197,10 @@ def _words(advice: Advice, modes: Modes, count: Count, spec: Spec) -> str:
         lines += [change.text for change in advice.changes]
     elif min(spec.dims) < reach:
         lines.append(f"That takes {reach} units at every level, and as many sigmas.")
+    elif any(count(turned(value)) is None for _, value, turned, _ in _learned_sigmas(spec)):
+        lines.append(
+            "Changing beta or eta_dec alone is not enough; whether fixing a sigma is, is not known."
+        )
     else:
         lines.append("Changing beta, eta_dec or a sigma alone is not enough.")
     if 0 < now < units:
@@ -247,27 +264,48 @@ def _active(modes: Modes, spec: Spec, level: int = -1) -> int | None:
     return found or IN_VAIN * any(one.any() for one in state.informed)
 
 
-def _tunable(spec: Spec) -> Iterator[tuple[str, float, Callable[[float], Spec]]]:
-    """The positive numbers that a user may turn: betas, decoder stds, fixed sigmas.
+Tunable = tuple[str, float, Callable[[float], Spec], bool]
+"""A number's name, its value, what gives the spec with another, and whether it is learned."""
 
-    Yields:
-        Name, value, and what gives the spec with another value.
-    """
+
+def _tunable(spec: Spec, eta_dec: float) -> Iterator[Tunable]:
+    """The positive numbers that a user may turn: betas, decoder stds, fixed sigmas."""
     untouched = {"model", "latent_dim", "latent_dims", "eta_enc", "dispersion"}
     for name, value in spec.to_dict().items():
         if name in untouched:
             continue
         if isinstance(value, float):
-            yield name, value, partial(spec.with_level, name, 1)
+            yield name, value, partial(spec.with_level, name, 1), False
+        elif name == "eta_dec":
+            yield name, eta_dec, partial(spec.with_level, name, 1), True
         elif name in ("betas", "eta_decs", "sigmas"):
             for level, one in enumerate(value):
                 turned = partial(spec.with_level, name.removesuffix("s"), level + 1)
                 if isinstance(one, float):
-                    yield f"{name}[{level}]", one, turned
+                    yield f"{name}[{level}]", one, turned, False
+
+
+def _learned_sigmas(spec: Spec) -> Iterator[Tunable]:
+    """The stds of the levels that learn theirs, to be fixed: a unit that collapsed has the prior's.
+
+    Of a smaller one a unit that is not worth its KL lives all the same.
+    """
+    priors = [*spec.eta_levels[1:], spec.eta_enc]
+    for level, (sigma, prior) in enumerate(zip(spec.sigma_levels, priors, strict=True), 1):
+        if isinstance(sigma, str) and not isinstance(prior, str):
+            name = "sigma"
+            if len(spec.dims) > 1:
+                name = f"sigmas[{level - 1}]" if hasattr(spec, "sigmas") else f"sigma_{level}"
+            yield name, prior, partial(spec.with_level, "sigma", level), True
 
 
 def _nearest(
-    count: Count, name: str, current: float, turned: Callable[[float], Spec], goal: int
+    count: Count,
+    name: str,
+    current: float,
+    turned: Callable[[float], Spec],
+    learned: bool,
+    goal: int,
 ) -> Change | None:
     """The value of one parameter nearest (in ratio) to the present one that reaches the goal."""
 
@@ -291,7 +329,7 @@ def _nearest(
     value = current * math.exp(far)
     rounded = (_round_away(value, far, digits) for digits in DIGITS)
     value = next((one for one in rounded if active(one) >= goal), value)
-    return Change(name, current, value, active(value))
+    return Change(name, current, value, active(value), learned=learned)
 
 
 def _reaching(kept: Callable[[float], int], goal: int) -> tuple[float, float] | None:

@@ -198,7 +198,7 @@ class Forecast(Viewed):
             >>> [(c.parameter, c.value < c.current) for c in advice.changes]
             [('beta', True), ('eta_dec', True)]
         """
-        found = advise(self._modes, self.spec, active, self._times)
+        found = advise(self._modes, self.spec, active, self.eta_dec, self._times)
         if self.bracket is None or self.bracket[0] == self.bracket[1]:
             return found
         fewest, most = self.bracket
