@@ -405,3 +405,17 @@ def test_a_large_page_answers_at_once(browser, tmp_path):
         })()"""
     )
     assert took < 250  # milliseconds per move; about 20 on an idle machine
+
+
+def test_what_relays_noise_is_not_said_to_live(browser, tmp_path):
+    """z2 lives below beta = 0.699, and relays noise from there up to 1."""
+    f = pc.forecast(DIGITS, pc.HVAESpec((4, 2), (1.0, 0.9)))
+    browser.open(f.to_html(tmp_path / "noise.html").as_uri())
+    names = browser.value("[...document.querySelectorAll('#units th')].map(h => h.dataset.key)")
+    lives, gone = names.index("informedBeta"), names.index("criticalBeta")
+    rows = browser.value(ROWS)
+    assert [(row[lives], row[gone]) for row in rows if row[0] == "z2"] == [
+        ("0.699", "1"), ("0.639", "1")
+    ]  # fmt: skip
+    advice = browser.value("document.getElementById('advice').textContent")
+    assert "None lives from β of z2 = 0.699 on. Below 1 some relay noise." in advice

@@ -33,6 +33,7 @@ PER_UNIT = {
     "threshold": "threshold",
     "critical_beta": "criticalBeta",
     "critical_eta_dec": "criticalEta",
+    "informed_beta": "informedBeta",
 }
 
 

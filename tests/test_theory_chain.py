@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize
 
 import posterior_collapse as pc
-from posterior_collapse.theory import ExactObjective, closed_forms
+from posterior_collapse.theory import ExactObjective, closed_forms, switches
 from posterior_collapse.theory.state import Numbers
 
 DATA = np.random.default_rng(0).standard_normal((20, 8))
@@ -129,8 +129,8 @@ def test_the_endless_chain_ends_in_so_many_solutions(monkeypatch: pytest.MonkeyP
     )
     moments = pc.Moments.from_arrays(DATA)
     f = pc.forecast(moments, ENDLESS)
-    # The optimum, and all critical values at once, by bisection between two ends.
-    assert len(solved) == 1 + closed_forms.HALVINGS + 2
+    # The optimum, and all critical values at once, by bisection between two ends; and next to them.
+    assert len(solved) == 1 + switches.HALVINGS + 2 + 1
     assert [level.n_active for level in f.levels] == [8, 8, 0, 0]
     assert ExactObjective(moments, ENDLESS).loss(f.parameters()) == pytest.approx(f.loss, rel=1e-12)
     moments, narrow = pc.Moments.from_arrays(DATA[:, :2]), ENDLESS.replace(latent_dims=(2, 2, 1, 2))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 import posterior_collapse as pc
+from posterior_collapse.report.text import forecast_tables, verdict
 from posterior_collapse.theory import FewSamplesWarning
 
 DIGITS = load_digits().data / 16
@@ -254,3 +257,61 @@ def test_units_beyond_the_modes_never_live_whatever_eta_dec_learns() -> None:
     critical = f.levels[0].critical_beta
     assert (critical[:2] > 0).all()
     assert critical[2:].tolist() == [0, 0, 0]
+
+
+HIERARCHIES = [
+    pc.HVAESpec((4, 2), (1.0, 0.9)),
+    pc.HVAESpec((4, 6), (0.4, 0.5), 0.8, sigma_1=0.7),
+    pc.HVAESpec((4, 4), (0.5, 0.9), 0.9, sigma_1=0.9, sigma_2=0.7),
+    pc.HVAESpec((4, 4), (0.5, 0.6), 0.9, sigma_1="learned", sigma_2=0.7),
+    pc.HVAESpec((4, 3), (0.5, 0.6), sigma_1="learned"),
+    pc.ChainSpec((4, 4), (0.5, 0.6), (0.9, 0.7), sigmas=("learned", 0.7)),
+    pc.ChainSpec((4, 4, 3), (0.5, 0.6, 0.7), (0.9, 0.7, 0.8), sigmas=(0.8, 0.7, "learned")),
+    pc.ChainSpec((4, 4, 3), (0.1, 0.1, 0.1), (0.9, 0.7, 0.8), sigmas=(0.6, 0.5, 0.5)),
+]
+
+
+@pytest.mark.parametrize("spec", HIERARCHIES, ids=repr)
+def test_up_to_where_a_unit_lives_and_up_to_where_it_relays_noise(spec) -> None:
+    """Each limit against forecasts on both sides of it: the two were taken for one."""
+    moments = pc.Moments.from_arrays(DIGITS)
+    for number, level in enumerate(pc.forecast(moments, spec).levels, 1):
+        for unit, status in enumerate(level.status):
+            for field, ends, kinds in (
+                ("beta", level.critical_beta, ("active", "noise")),
+                ("eta_dec", level.critical_eta_dec, ("active", "noise")),
+                ("beta", level.informed_beta, ("active",)),
+                ("eta_dec", level.informed_eta_dec, ("active",)),
+            ):
+
+                def lives(value, number=number, unit=unit, field=field, kinds=kinds):
+                    there = spec.with_level(field, number, value)
+                    with contextlib.suppress(pc.UnboundedObjectiveError):
+                        return pc.forecast(moments, there).levels[number - 1].status[unit] in kinds
+                    return None
+
+                end = float(ends[unit])
+                if end == 0:
+                    assert status not in kinds
+                elif np.isinf(end):
+                    assert lives(1e3)
+                else:
+                    assert lives(end * 0.999) in (True, None)
+                    assert not lives(end * 1.001)
+
+
+def test_what_relays_noise_is_told_from_what_lives() -> None:
+    """It was said to live while beta < 1, beside that no unit survives."""
+    found = pc.forecast(DIGITS, pc.HVAESpec((4, 2), (1.0, 0.9)))
+    betas = np.linspace(0.5, 1.1, 61)
+    counts = [pc.forecast(DIGITS, found.spec.with_level("beta", 2, b)).levels[1] for b in betas]
+    knows = max(b for b, level in zip(betas, counts, strict=True) if level.n_active)
+    relays = max(b for b, level in zip(betas, counts, strict=True) if "noise" in level.status)
+    assert (knows, relays) == (pytest.approx(0.695, abs=0.01), pytest.approx(0.995, abs=0.01))
+    assert verdict(found).endswith(
+        "z2: 0 of 2 units survive; 2 only relay the noise injected below, up to beta_2 = 1, and a "
+        "first carries x below 0.699."
+    )
+    table = list(forecast_tables(found))[1]
+    (cells,) = [list(c.cells) for c in table.columns if str(c.header).endswith("\nbeta <")]
+    assert cells == ["0.699", "0.639"]

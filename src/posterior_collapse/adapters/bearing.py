@@ -94,10 +94,10 @@ def _of_white(found: _White, spec: VAESpec) -> Forecast:
     result = forecast(found.moments, gaussian)
     modes = found.moments.features[1]
     collapsed = result.total_variance / 2 + modes / 2 * math.log(2 * math.pi)
-    no_eta_dec = np.full(spec.latent_dim, math.nan)
+    none = np.full(spec.latent_dim, math.nan)
     return result.replace(
         spec=spec,
-        levels=tuple(level.replace(critical_eta_dec=no_eta_dec) for level in result.levels),
+        levels=(result.levels[0].replace(critical_eta_dec=none, informed_eta_dec=none),),
         loss=result.loss - collapsed + found.loss,
         eta_dec=math.nan,
         notes=(
@@ -146,6 +146,8 @@ def _with_weights(result: Forecast, weights: Sequence[float]) -> Forecast:
                 threshold=level.threshold * times,
                 critical_beta=level.critical_beta / times,
                 critical_eta_dec=level.critical_eta_dec / np.sqrt(times),
+                informed_beta=level.informed_beta / times,
+                informed_eta_dec=level.informed_eta_dec / np.sqrt(times),
             ),
         ),
         notes=(

@@ -288,7 +288,7 @@ def _of_linear_models(found: Diagnosis, forecast: Forecast, number: int) -> list
         changes = forecast.advice(active=wanted).changes
         return [f"{one.text[0].lower()}{one.text[1:-1]}" for one in changes]
     # A forecast's own advice is on its top level, which asks for the opposite: a dearer z1.
-    beta, critical = forecast.spec.beta_levels[number - 1], np.nan_to_num(kept.critical_beta)
+    beta, critical = forecast.spec.beta_levels[number - 1], np.nan_to_num(kept.informed_beta)
     least = float(np.sort(critical)[len(critical) - wanted])
     return [f"lower beta_{number} from {beta:.4g} to below {least:.3g}"] * (0 < least < beta)
 

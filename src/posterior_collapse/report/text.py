@@ -65,7 +65,8 @@ def verdict(forecast: Forecast) -> str:
     for number, level in enumerate(forecast.levels, 1):
         name = at_level(number, len(forecast.levels))
         below = forecast.spec.dims[number - 2] if number > 1 else None
-        sentences.append(name + _level_verdict(level, below, forecast.hidden_variance))
+        said = _level_verdict(level, below, forecast.hidden_variance, f"beta_{number}")
+        sentences.append(name + said)
     if forecast.bracket is not None:
         linear = forecast.spec.likelihood == "gaussian"
         who = "A linear model" if linear else f"The {theory(forecast.spec)}"
@@ -83,13 +84,17 @@ def _bracket(who: str, forecast: Forecast, fewest: int, most: int) -> str:
     )
 
 
-def _level_verdict(level: Level, units_below: int | None, hidden: float) -> str:
+def _level_verdict(level: Level, units_below: int | None, hidden: float, beta: str) -> str:
     units, active = len(level.status), level.n_active
     dead = np.array([s == "collapsed" for s in level.status])
     text = f"{active} of {count_of(units, 'unit')} survive{'s' if 1 in (active, units) else ''}"
     noise = level.status.count("noise")
     if noise:
-        text += f"; {noise} only relay{'s' if noise == 1 else ''} the noise injected below"
+        text += f"; {noise} only relay{'s' if noise == 1 else ''} the noise injected below, up to "
+        relays = [status == "noise" for status in level.status]
+        text += f"{beta} = {level.critical_beta[relays].max():.3g}, and "
+        most, first = level.informed_beta[relays].max(), "it" if noise == 1 else "a first"
+        text += f"{first} carries x below {most:.3g}" if most > 0 else "carry x at none"
     if not dead.any():
         return text + ("." if noise or units == 1 else "; none collapses.")
     count = int(dead.sum())
@@ -136,8 +141,8 @@ def forecast_tables(forecast: Forecast) -> Iterator[Table]:
                 f"{100 * level.kl[i] / total:.0f}%" if total > 0 else "-",
                 *[_nats(level.information[i])] * informed,
                 f"[{STYLES[status]}]{status}[/]",
-                _number(level.critical_beta[i]),
-                *[_number(level.critical_eta_dec[i])] * has_std,
+                _number(level.informed_beta[i]),
+                *[_number(level.informed_eta_dec[i])] * has_std,
             )
         yield table
 

@@ -249,11 +249,11 @@ class Theory:
             found = self.forecast(goal.at(max(int(np.count_nonzero(found.spectrum)), 1)))
             most = found.levels[goal.index].n_active
         if most == 0:
-            critical = found.levels[goal.index].critical_beta
-            onset = float(critical[~np.isnan(critical)].max(initial=0.0)) / self.factor
+            informed = found.levels[goal.index].informed_beta
+            onset = float(informed[~np.isnan(informed)].max(initial=0.0)) / self.factor
             raise InvalidArgumentError(
                 goal.named("beta"), goal.spec.beta_levels[goal.index],
-                f"less than {onset:.3g}, above which every unit collapses",
+                f"less than {onset:.3g}, above which no unit is active",
                 "Lower it, or tune beta.",
             )  # fmt: skip
         return most

@@ -16,7 +16,7 @@ from posterior_collapse.errors import InvalidArgumentError, UnboundedObjectiveEr
 from posterior_collapse.moments import Moments
 from posterior_collapse.records import Viewed
 from posterior_collapse.specs import Spec, in_order
-from posterior_collapse.theory import closed_forms
+from posterior_collapse.theory import switches
 from posterior_collapse.theory.reading import as_modes
 from posterior_collapse.theory.solve import Problem, solve_state
 from posterior_collapse.theory.spectrum import Modes
@@ -163,7 +163,7 @@ def _counts(
     cells = np.ones((len(rows), np.size(etas[0]), 1))
     if spec.sigma_levels == ("shared",):
         theta = fit(problem.theta, spec.dims[0])
-        per_unit = closed_forms.shared_threshold(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0)
+        per_unit = switches.shared_threshold(theta, Numbers(betas, [1.0], spec.eta_enc), 1.0)
         alive = per_unit.beta / np.square(etas[0]) > beta
     else:
         try:

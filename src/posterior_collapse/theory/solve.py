@@ -15,10 +15,11 @@ from posterior_collapse.errors import InvalidArgumentError, NotSolvedError, enum
 from posterior_collapse.likelihoods import ENDLESS
 from posterior_collapse.records import Record
 from posterior_collapse.specs import Spec
-from posterior_collapse.theory import closed_forms
-from posterior_collapse.theory.closed_forms import Std, Threshold
+from posterior_collapse.theory import closed_forms, switches
+from posterior_collapse.theory.closed_forms import Std
 from posterior_collapse.theory.spectrum import Modes
 from posterior_collapse.theory.state import Numbers, State, fit
+from posterior_collapse.theory.switches import Threshold
 
 Status = Literal["active", "noise", "collapsed"]
 
@@ -159,25 +160,26 @@ def critical(solution: Solution) -> list[Threshold]:
     spec, theta, dims, sigmas = problem.spec, problem.theta, problem.spec.dims, problem.sigmas
     first, rest, dim = problem.first, problem.rest, problem.modes.target_dim
     learns_eta, beta = spec.eta_levels[0] == "learned", None
+    one_eta = spec.model == "hvae" and spec.likelihood == "gaussian"  # for both decoders
     if problem.all_learned:
-        levels = closed_forms.all_learned_thresholds(theta, dims, numbers)
+        levels = switches.all_learned_thresholds(theta, dims, numbers)
         if learns_eta:
-            beta = closed_forms.learned_eta_beta(first, rest, dim)
+            beta = switches.learned_eta_beta(first, rest, dim)
     elif spec.sigma_levels == ("shared",):
-        levels = [closed_forms.shared_threshold(first, numbers, np.asarray(sigmas[0]))]
+        levels = [switches.shared_threshold(first, numbers, np.asarray(sigmas[0]))]
         if learns_eta:
-            beta = closed_forms.learned_eta_shared_beta(first, rest, dim)
+            beta = switches.learned_eta_shared_beta(first, rest, dim)
     elif problem.depth == 1:
         sigma = np.asarray(sigmas[0])
-        levels = [closed_forms.fixed_threshold(first, numbers, sigma)]
+        levels = [switches.fixed_threshold(first, numbers, sigma)]
         if learns_eta:
-            beta = closed_forms.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
+            beta = switches.learned_eta_fixed_beta(first, sigma / numbers.eta_enc, rest, dim)
     elif problem.depth == 2 and sigmas[0] is None:
-        levels = closed_forms.first_learned_thresholds(theta, dims, numbers, sigmas[1])
-    elif spec.model == "hvae" and spec.likelihood == "gaussian":  # one eta_dec for both decoders
-        levels = closed_forms.two_fixed_thresholds(theta, dims, numbers, *sigmas)
+        levels = switches.first_learned_thresholds(theta, dims, numbers, sigmas[1], one_eta)
+    elif one_eta:
+        levels = switches.two_fixed_thresholds(theta, dims, numbers, *sigmas)
     else:
-        levels = closed_forms.bisected_thresholds(
+        levels = switches.bisected_thresholds(
             theta, dims, numbers, lambda t, n: solve_state(problem, t, n)
         )
     if beta is not None:
@@ -321,6 +323,9 @@ class Level(Record):
         threshold: Variance that mode must exceed for the unit to be active.
         critical_beta: The level's beta above which the unit collapses.
         critical_eta_dec: eta_dec above which the unit collapses.
+        informed_beta: The level's beta above which the unit is not active: above z1 it may relay
+            noise from there on, up to `critical_beta`.
+        informed_eta_dec: Likewise of eta_dec.
     """
 
     encoder_singular_values: Float
@@ -333,6 +338,8 @@ class Level(Record):
     threshold: Float
     critical_beta: Float
     critical_eta_dec: Float
+    informed_beta: Float
+    informed_eta_dec: Float
 
     derived: ClassVar = ("n_active",)
 
@@ -356,7 +363,10 @@ def levels(solution: Solution) -> tuple[Level, ...]:
     for number, order in enumerate(problem.orders):
         unit, threshold = np.argsort(order), switches[number]
         encoder, information = encoders[number], informations[number][unit]
-        no_std = number == 0 and problem.spec.likelihood != "gaussian"
+        no_std = np.nan if number == 0 and problem.spec.likelihood != "gaussian" else 1.0
+        beta, eta_dec = threshold.informed_beta, threshold.informed_eta_dec
+        beta = threshold.beta if beta is None else beta
+        eta_dec = threshold.eta_dec if eta_dec is None else eta_dec
         found.append(
             Level(
                 encoder_singular_values=np.sort(encoder)[::-1],
@@ -371,7 +381,9 @@ def levels(solution: Solution) -> tuple[Level, ...]:
                 data_variance=fit(problem.theta, len(unit))[unit] ** 2,
                 threshold=threshold.variance[unit],
                 critical_beta=threshold.beta[unit],
-                critical_eta_dec=threshold.eta_dec[unit] * (np.nan if no_std else 1.0),
+                critical_eta_dec=threshold.eta_dec[unit] * no_std,
+                informed_beta=beta[unit],
+                informed_eta_dec=eta_dec[unit] * no_std,
             )
         )
     return tuple(found)

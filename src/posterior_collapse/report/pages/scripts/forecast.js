@@ -224,6 +224,7 @@ function forecastOf(problem) {
         status: statusOf(weight, known),
         criticalBeta: threshold.beta,
         criticalEta: level > 0 || gaussian ? threshold.eta : NaN,
+        informedBeta: threshold.informedBeta ?? threshold.beta,
         std: Math.sqrt(state.noise[level][mode]),
       };
     });

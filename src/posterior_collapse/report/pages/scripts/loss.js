@@ -118,7 +118,7 @@ function advice(times) {
   return found.levels.map((level, l) => levelAdvice(level, l, times)).join("\n");
 }
 function levelAdvice(level, l, times) {
-  const critical = level.map((u) => u.criticalBeta).filter((b) => !Number.isNaN(b));
+  const critical = level.map((u) => u.informedBeta).filter((b) => !Number.isNaN(b));
   critical.sort((a, b) => b - a);
   const own = depth > 1 ? `z${l + 1}: ` : "";
   const weight = state.form === "nll" ? "β" : "your weight";
@@ -130,7 +130,9 @@ function levelAdvice(level, l, times) {
   }
   if (!critical.length) return `${own}its units are not determined.`;
   const onset = critical[0];
-  if (can === 0) return `${own}no value of ${name} keeps a unit.`;
+  const end = Math.max(...level.map((u) => u.criticalBeta));
+  const noise = end > onset ? ` Below ${shown(end * times)} some relay noise.` : "";
+  if (can === 0) return `${own}no value of ${name} keeps a unit.${noise}`;
   const lines = [];
   const last = critical[can - 1];
   const live = can === 1 ? "lives" : "live";
@@ -139,7 +141,7 @@ function levelAdvice(level, l, times) {
   if (can > alive && Number.isFinite(last)) {
     lines.push(`${all} ${live} while ${name} is below ${roundedDown(last * times)}.`);
   } else if (can > alive) lines.push(`${all} ${live} at a higher ${name}.`);
-  if (Number.isFinite(onset)) lines.push(`None lives from ${name} = ${shown(onset * times)} on.`);
+  if (Number.isFinite(onset)) lines.push(`None lives from ${name} = ${shown(onset * times)} on.${noise}`);
   else lines.push(`Some live whatever ${name} is.`);
   if (depth === 1 && alive > 0 && alive < level.length) {
     const others = level.length - alive > 1 ? "the others carry" : "the other carries";

@@ -58,7 +58,7 @@ function makeSortable() {
 function showTable() {
   const times = factor(found.etaDec);
   const rows = found.levels.flatMap((level, l) =>
-    level.map((u, i) => ({ ...u, level: l + 1, unit: i + 1, weight: u.criticalBeta * times })),
+    level.map((u, i) => ({ ...u, level: l + 1, unit: i + 1, weight: u.informedBeta * times })),
   );
   const { key, down } = sorting;
   if (key) {
@@ -79,7 +79,7 @@ function showTable() {
       const icon = element("span", shape, ICONS[row.status]);
       return element("td", { class: "pc-status" }, icon, " ", element("span", {}, row.status));
     }
-    const never = name === "threshold" && row.threshold === Infinity;
+    const never = ["threshold", "criticalBeta"].includes(name) && row[name] === Infinity;
     return element("td", {}, never ? "never" : shown(row[name]));
   };
   const columns = headers.filter((header) => !header.hidden).map((h) => h.dataset.key);

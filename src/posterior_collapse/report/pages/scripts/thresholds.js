@@ -1,7 +1,8 @@
-// What a mode must exceed for its unit to live: theory/thresholds.py.
+// What a mode must exceed for its unit to live: theory/switches.py.
 
 // Each returns, per level, a list of {variance, beta, eta}: what the unit's mode must exceed, and
-// the beta and eta_dec above which the unit collapses.
+// the beta and eta_dec above which the unit collapses; and informedBeta, above which it
+// knows nothing of the data, where that is another.
 
 function thresholdsLearned(theta, numbers) {
   const [beta, eta] = [numbers.betas[0], numbers.etas[0]];
@@ -66,6 +67,7 @@ function thresholdsAllLearned(theta, dims, numbers) {
     levels.push(
       range(dims[level]).map(() => ({
         variance: flat ? NaN : Infinity, beta: lower, eta: flat ? NaN : 0,
+        informedBeta: flat ? NaN : 0,
       })),
     );
   }
@@ -74,10 +76,14 @@ function thresholdsAllLearned(theta, dims, numbers) {
 
 function thresholdsFirstLearned(theta, dims, numbers, sigma2) {
   const first = thresholdsLearned(fit(theta, dims[0]), numbers);
+  const below = thresholdsLearned(fit(theta, dims[1]), numbers);
   const above = range(dims[1]).map((i) => {
     const beta = i < dims[0] ? numbers.betas[0] * square(numbers.etaEnc / sigma2[i]) : 0;
     const on = numbers.betas[1] < beta;
-    return { variance: on ? first[0].variance : Infinity, beta, eta: on ? Infinity : 0 };
+    return {
+      variance: on ? first[0].variance : Infinity, beta, eta: on ? Infinity : 0,
+      informedBeta: numbers.betas[0] < below[i].beta ? beta : 0,
+    };
   });
   return [first, above];
 }
@@ -117,11 +123,18 @@ function thresholdsTwoFixed(theta, dims, numbers, sigma1, sigma2) {
     const signal = theta[i] ?? 0;
     const second = child ? Math.max(one ** 2, (signal * one) / Math.sqrt(beta1)) * beta1 : 0;
     const two = sigma2 === null ? 1 : scaled(i);
+    const helped =
+      sigma2 === null
+        ? square(signal / eta)
+        : signal ** 4 / (beta1 * square(eta * one * two));
+    const heard = signal > Math.sqrt(beta1) * one ? Infinity : helped;
+    const beta = second / square(eta * two);
     const both = square(beta2 * square(eta * two)) / (beta1 * one ** 2);
     return {
       variance: child ? Math.max(level1[i].variance, both) : Infinity,
-      beta: second / square(eta * two),
+      beta,
       eta: Math.sqrt(second / beta2) / two,
+      informedBeta: Math.min(beta, heard),
     };
   });
   return [level1, level2];
@@ -138,14 +151,18 @@ function byBisection(theta, dims, numbers, solveState) {
       return range(width).map((i) => i < units && 1 - lost[level][i] > 0);
     };
     const variance = switched(width, heard);
-    const beta = switched(width, (v) =>
-      dead(solveState(theta, { ...numbers, betas: replaced(numbers.betas, level, v) })),
-    );
+    const atBeta = (v) =>
+      solveState(theta, { ...numbers, betas: replaced(numbers.betas, level, v) });
+    const beta = switched(width, (v) => dead(atBeta(v)));
     const eta = switched(width, (v) =>
       dead(solveState(theta, { ...numbers, etas: replaced(numbers.etas, level, v) })),
     );
+    const informed = switched(width, (v) => {
+      const { lost } = atBeta(v);
+      return range(width).map((i) => !(i < units && 1 - lost[level][i] > 0));
+    });
     return range(units).map((i) => ({
-      variance: square(variance[i]), beta: beta[i], eta: eta[i],
+      variance: square(variance[i]), beta: beta[i], eta: eta[i], informedBeta: informed[i],
     }));
   });
 }
