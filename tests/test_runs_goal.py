@@ -23,3 +23,20 @@ def test_units_of_their_own_sigma_are_not_counted_out(spec: pc.Spec, name: str) 
         "or a number."
     )
     assert Goal(spec, "beta").units == spec.dims[-1]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        # Up to 1 it relays noise, and "less than 1" was said to be enough.
+        (pc.HVAESpec((4, 2), (1.0, 0.9)), "less than 0.699, above which no unit is active"),
+        (pc.HVAESpec((4, 2), (1.0, 2.0), sigma_1="learned"), "a z2 of which some beta keeps a"),
+    ],
+)
+def test_a_level_that_only_relays_noise_is_asked_for_a_beta_that_it_lives_at(spec, words) -> None:
+    x = pc.load("digits").x
+    with pytest.raises(pc.InvalidArgumentError, match=words):
+        pc.tune(x, spec, tune="latents")
+    if spec.sigma_1 != "learned":
+        kept = [pc.forecast(x, spec.with_level("beta", 2, b)).n_active for b in (0.698, 0.7)]
+        assert kept == [1, 0]

@@ -251,11 +251,17 @@ class Theory:
         if most == 0:
             informed = found.levels[goal.index].informed_beta
             onset = float(informed[~np.isnan(informed)].max(initial=0.0)) / self.factor
+            if onset == 0:
+                wanted, action = (
+                    f"a z{goal.index + 1} of which some beta keeps a unit",
+                    "Fix a sigma.",
+                )
+            else:
+                wanted = f"less than {onset:.3g}, above which no unit is active"
+                action = "Lower it, or tune beta."
             raise InvalidArgumentError(
-                goal.named("beta"), goal.spec.beta_levels[goal.index],
-                f"less than {onset:.3g}, above which no unit is active",
-                "Lower it, or tune beta.",
-            )  # fmt: skip
+                goal.named("beta"), goal.spec.beta_levels[goal.index], wanted, action
+            )
         return most
 
     def _fewest(self, beta: float) -> bool:
