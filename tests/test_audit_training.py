@@ -17,6 +17,7 @@ from torch.nn import functional
 import posterior_collapse as pc
 from losses import cross_entropy, kl, per_row, squared
 from posterior_collapse.adapters import audit_loss
+from posterior_collapse.adapters.probing import Probe
 
 D, K = 12, 4
 DIGITS = pc.load("digits").x
@@ -62,7 +63,7 @@ def test_the_part_of_a_kl_that_trains_is_its_weight(
     assert found.value == pytest.approx(value, rel=1e-5)
     assert found.kl.pulls == pytest.approx((part / whole, part / whole), rel=1e-5)
     said = next(one for one in found.findings if one.code == "kl-partly-trained")
-    assert f"Of the KL's weight of {whole:.4g} no more than {part:.4g} reaches" in said.text
+    assert f"is {whole:.4g} in the loss's value and {part:.4g} in its gradient" in said.text
 
 
 @pytest.mark.parametrize("part", [1.0, 0.995])
@@ -85,6 +86,30 @@ def test_a_kl_whose_mean_trains_by_another_weight_has_no_beta() -> None:
     assert found.value is found.beta is found.forecast is None
     assert found.kl.pulls == pytest.approx((0.5, 1.0))
     assert "the mean feels 0.5 and the log_var 1" in found.text
+
+
+@pytest.mark.parametrize("times", [2.0, -1.0])
+def test_a_gradient_may_have_more_of_the_kl_or_turn_it(times: float) -> None:
+    """Straight through: the value is the KL's, the gradient so many times that."""
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        nats = per_row(mean, log_var)
+        return squared(o, y) + times * nats + ((1 - times) * nats).detach()
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert found.value == pytest.approx(times / 2)
+    assert f"is 1 in the loss's value and {times:.4g} in its gradient" in found.text
+
+
+def test_a_gradient_that_is_nan_says_nothing_of_the_weight() -> None:
+    """On rows that are all alike, as no batch is in training, a root of their variance has none."""
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        return squared(o, y) + per_row(mean, log_var) + 1e-3 * mean.var(0).sqrt().sum()
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert found.value == pytest.approx(0.5)
+    assert found.findings == ()
 
 
 # A weight that goes by the error
@@ -161,6 +186,69 @@ def test_a_weight_that_goes_by_each_rows_error_has_no_beta(given: dict[str, Any]
     assert "goes by each row's own error: no single beta" in found.text
 
 
+def test_with_a_batch_of_one_row_the_error_is_each_rows_own() -> None:
+    found = audit_loss(by_error(squared), latents=K, data=DIGITS, batch_size=1)
+    assert found.kl.weighed_by == "row's error"
+    assert found.value is None
+
+
+def test_of_a_large_batch_few_rows_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    value, asked = Probe.value, []
+
+    def counted(*at: Any) -> float:
+        asked.append(at)
+        return value(*at)
+
+    monkeypatch.setattr(Probe, "value", counted)
+    found = audit_loss(by_error(squared), features=D, latents=K, batch_size=512)
+    assert found.kl.weighed_by == "error"
+    assert len(asked) < 256
+
+
+def absolute(o: Tensor, y: Tensor) -> Tensor:
+    return (o - y).abs().sum(-1).mean()
+
+
+def in_numpy(o: Tensor, y: Tensor) -> Any:
+    return np.square(o.numpy() - y.numpy()).sum(-1).mean()
+
+
+@pytest.mark.parametrize(
+    ("error", "data"),
+    [(absolute, DIGITS), (in_numpy, DIGITS[:, 20:24]), (cross_entropy, 16 * DIGITS[:40, 20:24])],
+)
+def test_an_error_that_no_constant_output_makes_least_is_said_not_raised(
+    error: Any, data: Any
+) -> None:
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Any:
+        return error(o, y) + 0.01 * float(error(o, y)) * per_row(mean, log_var)
+
+    found = audit_loss(loss, latents=K, data=data)
+    assert found.value is found.beta is found.forecast is None
+    assert "No constant output was found at which the error on these data is least" in found.text
+
+
+def test_the_weight_of_an_elbo_goes_by_its_error_too() -> None:
+    def elbo(*at: Tensor) -> Tensor:
+        return -by_error(squared)(*at)
+
+    found, turned = (audit_loss(loss, latents=K, data=DIGITS) for loss in (by_error(squared), elbo))
+    assert turned.value == pytest.approx(found.value)
+    assert [one.code for one in turned.findings] == ["signs", "weighed-by-error"]
+    without = audit_loss(elbo, latents=K, features=D)
+    assert [one.code for one in without.findings] == ["signs", "weighed-by-error"]
+
+
+def test_part_of_a_kl_that_the_error_weighs_may_stand_behind_detach() -> None:
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        nats = per_row(mean, log_var)
+        return squared(o, y) + 0.01 * squared(o, y).detach() * (0.8 * nats + 0.2 * nats.detach())
+
+    x = spread_out(DIGITS)
+    found = audit_loss(loss, latents=K, data=x)
+    assert found.value == pytest.approx(0.8 * 0.01 * x.shape[1] / 2, rel=2e-3)
+
+
 # A std or variance to which something is added
 
 
@@ -218,10 +306,25 @@ def test_a_kl_drawn_or_free_is_read_with_what_is_added() -> None:
         assert found.value == pytest.approx(0.5, rel=1e-6)
 
 
+def test_what_is_added_is_told_to_three_digits() -> None:
+    """As single precision has no more of them, and at the end of what is sought."""
+    for std in (lambda raw: (raw.float() / 2).exp() + 1e-3, lambda raw: (raw.exp() + 1e-4).sqrt()):
+        found = audit_loss(of_normal(std), features=D, latents=K)
+        assert len(found.kl.spread.split(" + ")[1]) <= len("0.0001") + 2
+
+
 # Floors of groups
 
 
-@pytest.mark.parametrize("groups", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 1, 2], [3], [4, 5, 6, 7]]])
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [[0, 1, 2, 3], [4, 5, 6, 7]],
+        [[0, 1, 2], [3], [4, 5, 6, 7]],
+        [[0], [1, 2, 3, 4, 5, 6, 7]],
+        [[0], [1], [2], [3], [4], [5], [6, 7]],
+    ],
+)
 def test_a_floor_that_a_group_of_units_shares_has_no_beta(groups: list[list[int]]) -> None:
     def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
         nats = kl(mean, log_var).mean(0)
@@ -231,3 +334,42 @@ def test_a_floor_that_a_group_of_units_shares_has_no_beta(groups: list[list[int]
         found = audit_loss(loss, latents=8, **given)
         assert found.value is found.beta is found.forecast is None
         assert [one.code for one in found.findings] == ["group-free-bits"]
+
+
+def floors(*floor: float) -> Callable[..., Tensor]:
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        least = torch.tensor(floor, dtype=torch.float64)
+        return squared(o, y) + kl(mean, log_var).maximum(least).sum(-1).mean()
+
+    return loss
+
+
+def weights(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    nats = torch.tensor([2.0, 1.0, 1.0, 1.0]) * kl(mean, log_var).clamp(min=0.5)
+    return squared(o, y) + nats.sum(-1).mean()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [floors(1, 1, 2, 2), floors(4, 2, 1, 1), floors(1, 1, 0, 0), floors(1, 0, 0, 0), weights],
+)
+def test_floors_or_weights_of_their_own_have_no_beta(loss: Any) -> None:
+    found = audit_loss(loss, features=D, latents=K)
+    assert found.value is None
+    assert [one.code for one in found.findings] == ["group-free-bits"]
+    assert "units or groups of them have floors, weights or priors of their own" in found.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_mask_of_all_units_together_is_read_of_many(dtype: torch.dtype) -> None:
+    """Whose KL together exceeds its floor wherever that of one does not."""
+
+    def loss(*at: Tensor) -> Tensor:
+        o, y, mean, log_var = (one.to(dtype) for one in at)
+        nats = kl(mean, log_var).sum(-1)
+        return squared(o, y) + (nats * (nats > 3)).mean()
+
+    found = audit_loss(loss, features=D, latents=64)
+    assert (found.kl.kind, found.kl.floor_over) == ("free bits", "all")
+    assert found.kl.floor == pytest.approx(3, rel=1e-5)
+    assert found.value == pytest.approx(0.5, rel=1e-5)

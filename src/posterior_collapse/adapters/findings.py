@@ -48,7 +48,7 @@ def findings(
         *_of_order(audit),
         *_of_signs(audit),
         *of_schedule(audit.kl, late),
-        *of_kl(audit),
+        *of_kl(audit, given),
         *_of_own(audit),
         *_of_reconstruction(audit, given),
         *_of_reductions(audit),

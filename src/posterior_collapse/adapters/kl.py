@@ -28,6 +28,8 @@ ALIKE = 0.02
 """Relative: weights that differ by less are one."""
 SCALES = (0.1, 10.0)
 """Of outputs whose errors are others."""
+ROWS = 8
+"""Of a batch, whose weights are compared."""
 OF_ONE_WEIGHT = ("gaussian", "free bits", "capacity")
 """Kinds of KL of which a weight says what a nat costs."""
 WeighedBy = Literal["", "error", "row's error", "error at collapse"]
@@ -43,7 +45,8 @@ class KLReading(NamedTuple):
             `"batch"`: the same, but rows of a batch that differ cost more or less than their KLs;
             `"samples"`: the same, but samples that differ cost less, as in an importance-weighted
             bound;
-            `"group floors"`: free bits or a capacity of each group of units, or of some;
+            `"group floors"`: free bits or a capacity, of which units or groups of them have more
+            or less than others;
             `"uneven"`: the gradient has more of it at the mean than at the spread, or less;
             `"no log"`: a KL without its logarithm; `"none"`; or `"other"`.
         weight: Its factor, per sample and summed over latents; the least where units differ.
@@ -113,6 +116,8 @@ def read_kl(probe: Probe) -> KLReading:
         found = _squared(at, units) or found
     if found.kind == "gaussian" and units > 1:
         found = _of_units(found, at, units)
+        if found.kind == "other" and far.kind == "gaussian":
+            found = _with_floor(far, at, units, least)
     return found._replace(spread=str(probe.spread), sampled=probe.drew)
 
 
@@ -204,8 +209,6 @@ def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLR
         for units, number in ((every, latents), (first, 1))
     )
     each = latents > 1 and alone < 0.75 * together
-    if each and _in_groups(charge, alone, together, latents):
-        return found._replace(kind="group floors")
     units, number = (first, 1) if each else (every, latents)
     first_less = less = alone if each else together
     # Not as far beyond it, where single precision has digits left.
@@ -216,6 +219,9 @@ def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLR
         charged = charge.rise(charge.at_kl(less / 4 / number), units) / (less / 4)
     for kind, part, times in (("free bits", 0.0, 1.0), ("capacity", -1.0, 2.0)):
         if abs(charged - part) <= 0.1:
+            all_lack = latents * less if each else less
+            if not _is_even(charge, 2 * less, (less, all_lack), latents, least):
+                return found._replace(kind="group floors")
             over = "unit" if each else "all"
             return found._replace(kind=kind, floor=plain(less / times), floor_over=over)
     # Or a mask: nothing up to a floor, and all of the KL beyond, whose gradients are free bits'.
@@ -227,19 +233,27 @@ def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLR
     in_full = charge.rise(charge.at_kl(free / 2), first) > TOLERANCE * free
     if in_full or not least < all_of_it < MOST_FREE:
         return found._replace(kind="other")
+    if not _is_even(charge, 2 * all_of_it, (0.0, 0.0), latents, least):
+        return found._replace(kind="group floors")
     each = latents == 1 or charge.rise(charge.at_kl(0.9 * free), every) <= TOLERANCE * free
     return found._replace(
         kind="free bits", floor=plain(all_of_it), floor_over="unit" if each else "all"
     )
 
 
-def _in_groups(charge: _Charge, alone: float, together: float, latents: int) -> bool:
-    """Whether the first unit shares its floor with some of the others, but not with all."""
-    floors = together / max(alone, LEAST_FREE)
-    if floors > 0.9 * latents or abs(floors - round(floors)) > 0.1:
-        return False
-    others = range(1, min(latents, MOST_APART))
-    return any(charge.lacking(DISTANT[0], [0, other], 2) < 1.5 * alone for other in others)
+def _is_even(
+    charge: _Charge, nats: float, lack: tuple[float, float], latents: int, least: float
+) -> bool:
+    """Whether at a KL beyond the floor the first and last unit lack the same, and all that of all.
+
+    Not of units or groups of them that have floors, weights or priors of their own.
+    """
+    there, (alone, together) = charge.at_kl(nats), lack
+    whose = [(slice(0, 1), 1, alone), (slice(-1, None), 1, alone), (slice(None), latents, together)]
+    return all(
+        math.isclose(charge.lacking(there, units, number), expected, rel_tol=0.05, abs_tol=least)
+        for units, number, expected in whose
+    )
 
 
 def _squared(at: Losses, latents: int) -> KLReading | None:
@@ -284,9 +298,11 @@ def _of_units(found: KLReading, at: Losses, latents: int) -> KLReading:
     if same or latents > MOST_APART:
         return found
     each = [read(slice(i, i + 1), 1) for i in range(latents)]
-    if any(one.kind not in ("gaussian", "none") for one in each):
-        return found._replace(kind="other")
     weights = tuple(one.weight for one in each)
+    # Beyond a floor of all together units cost what each alone does not.
+    adds_up = math.isclose(sum(weights), latents * found.weight, rel_tol=0.05)
+    if not adds_up or any(one.kind not in ("gaussian", "none") for one in each):
+        return found._replace(kind="other")
     return found._replace(weight=min(weights), weights=weights)
 
 
@@ -296,8 +312,10 @@ def weighed_by(kl: KLReading, probe: Probe) -> WeighedBy:
     here, elsewhere = rise(kl, probe, y_hat, y), (times * y_hat for times in SCALES)
     if not any(abs(rise(kl, probe, other, y) - here) > ALIKE * abs(here) for other in elsewhere):
         return ""
-    each = [rise(kl, probe, y_hat, y, row) for row in range(probe.sizes.batch)]
-    return "row's error" if np.ptp(each) > ALIKE * abs(np.mean(each)) else "error"
+    rows = min(probe.sizes.batch, ROWS)
+    each = [rise(kl, probe, y_hat, y, row) for row in range(rows)]
+    by_row = rows == 1 or np.ptp(each) > ALIKE * abs(np.mean(each))
+    return "row's error" if by_row else "error"
 
 
 def rise(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from posterior_collapse.adapters.kl import KLReading
+from posterior_collapse.adapters.kl import OF_ONE_WEIGHT, KLReading
 from posterior_collapse.diagnosis import Finding
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def both_turned(audit: LossAudit) -> bool:
     """Say whether all of a loss has the wrong sign, as an ELBO to be maximised has."""
-    return audit.kl.weight < 0 and audit.value is not None and audit.value > 0
+    kl, error = audit.kl, audit.reconstruction
+    return kl.kind in OF_ONE_WEIGHT and kl.weight < 0 and error.weight < 0
 
 
 def of_schedule(kl: KLReading, late: tuple[str, float] | None) -> Iterator[Finding]:
@@ -60,11 +61,11 @@ _NO_BETA = {
     ),
     "group floors": Finding(
         "group-free-bits",
-        "A small KL costs nothing up to a floor that several units share, of each group its own: "
-        "which units live depends on how the data's modes fall into the groups, and no single beta "
-        "describes the loss.",
-        "No weight collapses a whole group. Take a floor of each unit, or of all together, for one "
-        "beta; judge activity by information.",
+        "A small KL costs nothing or is rewarded, and units or groups of them have floors, weights "
+        "or priors of their own: which units live depends on how the data's modes fall to them, "
+        "and no single beta describes the loss.",
+        "Take one floor and weight of each unit, or a floor of all together, for one beta; judge "
+        "activity by information.",
     ),
     "no log": Finding(
         "no-log-term",
@@ -82,10 +83,10 @@ _SAMPLED = Finding(
 )
 
 
-def of_kl(audit: LossAudit) -> Iterator[Finding]:
-    """What is said of a KL's kind, sign, floor, weights and prior."""
+def of_kl(audit: LossAudit, given: bool) -> Iterator[Finding]:
+    """What is said of a KL's kind, sign, floor, weights and prior, where data may be given."""
     kl = audit.kl
-    yield from _of_training(kl)
+    yield from _of_training(kl, given)
     if kl.kind in _NO_BETA:
         yield _SAMPLED if kl.kind == "other" and kl.sampled else _NO_BETA[kl.kind]
     elif kl.kind == "squared capacity":
@@ -114,7 +115,7 @@ def of_kl(audit: LossAudit) -> Iterator[Finding]:
         yield from _of_prior(kl)
 
 
-def _of_training(kl: KLReading) -> Iterator[Finding]:
+def _of_training(kl: KLReading, given: bool) -> Iterator[Finding]:
     """What is said of a KL that trains by less than its value, or that the error weighs."""
     of_mean, of_spread = kl.pulls
     if kl.kind == "uneven":
@@ -128,9 +129,9 @@ def _of_training(kl: KLReading) -> Iterator[Finding]:
     elif of_mean != 1:
         yield Finding(
             "kl-partly-trained",
-            f"Of the KL's weight of {kl.weight / of_mean:.4g} no more than {kl.weight:.4g} reaches "
-            "the posterior; the rest stands behind .detach() and trains nothing of it: beta is "
-            "that of what trains.",
+            f"The KL's weight is {kl.weight / of_mean:.4g} in the loss's value and {kl.weight:.4g} "
+            "in its gradient, as where part of it stands behind .detach(): beta is that of what "
+            "trains.",
             "Expect that beta, or take .detach() out.",
         )
     if kl.weighed_by == "error at collapse":
@@ -143,6 +144,12 @@ def _of_training(kl: KLReading) -> Iterator[Finding]:
         )
     elif kl.weighed_by:
         whose, action = "the error", "Pass data=: the onset goes by the error at collapse."
+        if given:
+            action = (
+                "No constant output was found at which the error on these data is least, as it is "
+                "at collapse: check that they lie in its domain, that it is smooth, and that "
+                "autograd can follow it."
+            )
         if kl.weighed_by == "row's error":
             whose = "each row's own error"
             action = "Weigh it by the batch's mean error, or judge activity by information."

@@ -26,7 +26,12 @@ from posterior_collapse.arrays import Array
 from posterior_collapse.data.dataset import Dataset
 from posterior_collapse.data.samples import Samples, one_hot, read
 from posterior_collapse.diagnosis.onsets import onset
-from posterior_collapse.errors import DataError, InvalidArgumentError
+from posterior_collapse.errors import (
+    DataError,
+    InvalidArgumentError,
+    NotSolvedError,
+    UnboundedObjectiveError,
+)
 from posterior_collapse.likelihoods import ROUNDING
 from posterior_collapse.moments import Moments
 
@@ -72,7 +77,7 @@ def with_masks(terms: Terms, data: Any) -> Terms:
     except DataError:  # which the forecast refuses
         return terms
     if rows is not None:
-        terms = terms._replace(kl=_kl_on(rows, terms.kl, probe))
+        terms = terms._replace(kl=_kl_on(rows, terms, probe))
     if reconstruction.kind == "other":
         return terms
     if rows is not None and has_padding(rows, terms):
@@ -123,13 +128,17 @@ def _error_on(rows: Array, found: ReconstructionReading, probe: Probe) -> Recons
     return found._replace(weight=plain(found.weight * times))
 
 
-def _kl_on(rows: Array, kl: KLReading, probe: Probe) -> KLReading:
+def _kl_on(rows: Array, terms: Terms, probe: Probe) -> KLReading:
     """Return the KL with its weight on the data: over their number of tokens, it goes by that.
 
     And where it goes by the error, the weight by that of the best constant output.
     """
+    kl = terms.kl
     if kl.weighed_by == "error":
-        return _at_collapse(rows, kl, probe)
+        try:
+            return _at_collapse(rows, terms, probe)
+        except (InvalidArgumentError, NotSolvedError, UnboundedObjectiveError):
+            return kl  # of an error that no constant output makes least
     if not kl.has_beta or probe.target.values != "classes":
         return kl
     y_hat, usual = probe.made_up()
@@ -138,10 +147,15 @@ def _kl_on(rows: Array, kl: KLReading, probe: Probe) -> KLReading:
     return kl if math.isnan(times) else kl.times(times)
 
 
-def _at_collapse(rows: Array, kl: KLReading, probe: Probe) -> KLReading:
+def _at_collapse(rows: Array, terms: Terms, probe: Probe) -> KLReading:
     """Return the KL with its mean weight over the data's batches, beside the error at collapse."""
+    kl, sign = terms.kl, math.copysign(1.0, terms.reconstruction.weight)  # as of an ELBO
     target = _as_target(rows, probe)
-    best = torch.from_numpy(onset(probe.total, target, output_shape=probe.sizes.features).output)
+
+    def error(y_hat: Tensor, y: Tensor) -> Any:
+        return sign * probe.total(y_hat, y)
+
+    best = torch.from_numpy(onset(error, target, output_shape=probe.sizes.features).output)
     hot = probe.one_hot(target) if probe.target.values == "classes" else target
     # Of targets that are all 0, or all 1, the best logit or log rate is infinite.
     best = torch.where(best.isnan(), LINK * (2.0 * (hot.mean(dim=0) > 0) - 1), best)

@@ -30,7 +30,8 @@ def trained(found: Terms) -> tuple[Terms, tuple[str, ...]]:
     least = 1e-6 * abs(kl.weight) * min(1.0, kl.prior_std**-2)
     limits = {"reconstruction": 0.0, "mean": least, "log_var": least}
     cut = tuple(role for role in slopes if size[role] <= limits[role])
-    if cut or not slopes or kl.weighed_by:
+    seen = slopes and math.isfinite(sum(size.values()))
+    if cut or not seen or (kl.weighed_by and probe.beside):  # of a weight at another error
         return found, cut
     weight = kl.weight * sizes.latents if kl.weights is None else sum(kl.weights)
     expected = {

@@ -48,7 +48,7 @@ class Spread(NamedTuple):
         if not self.added:
             return self.kind
         what = "" if self.kind.endswith(f" {self.to}") else f", {self.to}"
-        return f"{self.kind}{what} + {self.added:g}"
+        return f"{self.kind}{what} + {self.added:.3g}"
 
     def argument(self, log_var: float) -> float:
         """Return what makes a posterior of this log-variance.
