@@ -288,6 +288,25 @@ def test_what_is_added_to_a_std_is_no_narrower_prior(std: Any, prior_std: float,
     assert float(std(torch.tensor(least.x))) == pytest.approx(found.kl.prior_std, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("std", "prior_std", "said"),
+    [
+        (lambda std: std + 0.1, 1.0, "std + 0.1"),
+        (lambda std: std + 1e-3, 2.0, "std + 0.001"),
+        (lambda std: (std.square() + 0.01).sqrt(), 1.0, "std, variance + 0.01"),
+        (lambda variance: (variance + 0.05).sqrt(), 1.0, "variance + 0.05"),
+        (lambda variance: variance.sqrt() + 0.05, 0.5, "variance, std + 0.05"),
+    ],
+)
+def test_what_is_added_to_a_given_std_is_no_narrower_prior_either(
+    std: Any, prior_std: float, said: str
+) -> None:
+    found = audit_loss(of_normal(std, prior_std), features=D, latents=K, log_var=False)
+    assert found.value == pytest.approx(0.5, rel=1e-6)
+    assert found.kl.prior_std == pytest.approx(prior_std, rel=1e-6)
+    assert found.kl.spread == said
+
+
 def test_a_kl_drawn_or_free_is_read_with_what_is_added() -> None:
     def drawn(o: Tensor, y: Tensor, mean: Tensor, raw: Tensor) -> Tensor:
         q = Normal(mean, functional.softplus(raw) + 0.1)

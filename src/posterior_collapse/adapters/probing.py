@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from posterior_collapse.adapters.spreads import LOGGED, STDS, Spread
+from posterior_collapse.adapters.spreads import LOGGED, Spread
 from posterior_collapse.adapters.totals import parts_of, total_of
 from posterior_collapse.arrays import Float
 from posterior_collapse.diagnosis.rows import device_of, is_of_dtype
@@ -418,7 +418,7 @@ def _leaves(total: Tensor) -> list[Tensor]:
 def _number(total: Any, probe: Probe) -> float:
     value = float(total.detach() if isinstance(total, Tensor) else total)
     if not math.isfinite(value):
-        logged = probe.spread.kind in STDS
+        logged = probe.spread.logged
         other = "log_var=False, if it takes a std" if logged else "log_var=True"
         raise InvalidArgumentError(
             "loss", value, f"a finite number at every {probe.spread}", f"Pass {other}."

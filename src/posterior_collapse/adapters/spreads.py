@@ -26,8 +26,10 @@ STDS: dict[str, Callable[[Float], Float]] = {
     "log-std": np.exp,
     "softplus std": lambda raw: np.logaddexp(0, raw),
     "softplus variance": lambda raw: np.sqrt(np.logaddexp(0, raw)),
+    "std": lambda raw: raw,
+    "variance": np.sqrt,
 }
-"""And the std that it makes of it, before anything is added, where any number will do for it."""
+"""And the std that it makes of it, before anything is added."""
 
 
 class Spread(NamedTuple):
@@ -47,8 +49,13 @@ class Spread(NamedTuple):
         """Return it in words, such as "softplus std + 0.1"."""
         if not self.added:
             return self.kind
-        what = "" if self.kind.endswith(f" {self.to}") else f", {self.to}"
+        what = "" if f" {self.kind}".endswith(f" {self.to}") else f", {self.to}"
         return f"{self.kind}{what} + {self.added:.3g}"
+
+    @property
+    def logged(self) -> bool:
+        """Whether any number will do for it."""
+        return any(self.kind == one.kind for one in LOGGED)
 
     def argument(self, log_var: float) -> float:
         """Return what makes a posterior of this log-variance.
@@ -65,5 +72,5 @@ class Spread(NamedTuple):
 
 
 PLAIN = (Spread("std"), Spread("variance"))
-LOGGED = tuple(Spread(kind) for kind in STDS)
+LOGGED = tuple(Spread(kind) for kind in STDS if Spread(kind) not in PLAIN)
 """Those that any number will do for."""

@@ -13,7 +13,7 @@ from posterior_collapse.adapters.kl import KLReading, losses_at
 from posterior_collapse.adapters.precision import rounding
 from posterior_collapse.adapters.probing import Probe
 from posterior_collapse.adapters.reconstruction import TOLERANCE
-from posterior_collapse.adapters.spreads import LOGGED, STDS, Spread
+from posterior_collapse.adapters.spreads import LOGGED, PLAIN, STDS, Spread
 from posterior_collapse.errors import InvalidArgumentError
 
 FAR = (20.0, 30.0, 40.0)
@@ -21,7 +21,7 @@ FAR = (20.0, 30.0, 40.0)
 LOW = 6.0
 """Log-variance below the prior's at which a least std shows."""
 TRIED = np.linspace(-7.0, 3.0, 11)
-"""Last arguments that are tried."""
+"""Log-variances whose last arguments are tried."""
 LEAST, MOST = 1e-4, 0.4
 """Between which a least std or variance is sought."""
 
@@ -53,23 +53,24 @@ def _falls_as_low(probe: Probe, kl: KLReading) -> bool:
 
 def _added(probe: Probe) -> Probe | None:
     """Return the probe with what makes a KL of the posterior's term, if anything does."""
-    bare = replace(probe, spread=LOGGED[0])
-    at = losses_at(bare)
-    losses = at([(FAR[0], raw) for raw in TRIED])
+    spreads = LOGGED if probe.spread.logged else PLAIN
+    at = losses_at(replace(probe, spread=spreads[0]))
+    losses = at([(FAR[0], log_var) for log_var in TRIED])
+    raw = np.array([spreads[0].argument(log_var) for log_var in TRIED])
     apart = at([(mean, 0.0) for mean in FAR])
     of_square = float(np.diff(apart, 2)[0]) / (FAR[1] - FAR[0]) ** 2 / 2
 
     def missed(spread: Spread) -> float:
         """Return by how much `of_square var - of_log log var`, of any of_log, misses the losses."""
         kind, added, to = spread
-        std = STDS[kind](TRIED)
+        std = STDS[kind](raw)
         variance = (std + added) ** 2 if to == "std" else std**2 + added
         rest = losses - of_square * variance
         design = np.stack([np.log(variance), np.ones_like(variance)], 1)
         factors, *_ = np.linalg.lstsq(design, rest, rcond=None)
         return float(np.abs(design @ factors - rest).max())
 
-    tried = [_best(missed, kind, to) for kind in STDS for to in ("std", "variance")]
+    tried = [_best(missed, one.kind, to) for one in spreads for to in ("std", "variance")]
     found = min(tried, key=missed)
     fits = missed(found) <= TOLERANCE * float(np.ptp(losses))
     return replace(probe, spread=found) if fits else None

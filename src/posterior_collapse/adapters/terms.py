@@ -122,7 +122,7 @@ def _read_as(
     for spread in spreads[1:]:
         if kl.kind == "other":
             kl, probe = _kl_or(kl, probe, replace(probe, spread=spread))
-    if log_var and kl.kind in (*OF_ONE_WEIGHT, "other"):
+    if kl.kind in (*OF_ONE_WEIGHT, "other"):
         kl, probe = _kl_or(kl, probe, with_offset(probe, kl))
     if kl.kind == "other":
         turned = (replace(probe, spread=s) for s in (PLAIN if log_var else LOGGED))
