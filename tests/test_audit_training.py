@@ -63,7 +63,26 @@ def test_the_part_of_a_kl_that_trains_is_its_weight(
     assert found.value == pytest.approx(value, rel=1e-5)
     assert found.kl.pulls == pytest.approx((part / whole, part / whole), rel=1e-5)
     said = next(one for one in found.findings if one.code == "kl-partly-trained")
-    assert f"is {whole:.4g} in the loss's value and {part:.4g} in its gradient" in said.text
+    text = f"The KL's weight is {whole:.4g} in the loss's value and {part:.4g} in its gradient"
+    if found.kl.weights is not None:
+        text = f"The gradient has {part / whole:.4g} times the KL of the loss's value"
+    assert text in said.text
+
+
+@pytest.mark.parametrize(
+    "prior", [Normal(0.0, 1.0), Normal(torch.arange(K) / 4, 1 + torch.arange(K) / 4)]
+)
+def test_units_whose_kl_is_detached_weigh_nothing(prior: Any) -> None:
+    """Whatever the units' priors."""
+
+    def loss(o: Tensor, y: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+        nats = kl_divergence(Normal(mean, (log_var / 2).exp()), prior).mean(0)
+        return squared(o, y) + nats[: K // 2].sum().detach() + nats[K // 2 :].sum()
+
+    found = audit_loss(loss, features=D, latents=K)
+    assert found.kl.weights == pytest.approx([0.0] * (K // 2) + [1.0] * (K // 2), abs=1e-6)
+    assert "The gradient has 0.5 times the KL" in found.text or prior.stddev.numel() > 1
+    assert "Units have different KL weights, from 0 to 1" in found.text
 
 
 @pytest.mark.parametrize("part", [1.0, 0.995])

@@ -127,11 +127,13 @@ def _of_training(kl: KLReading, given: bool) -> Iterator[Finding]:
             "Detach both or none of them, or judge activity by information.",
         )
     elif of_mean != 1:
+        said = f"The gradient has {of_mean:.4g} times the KL of the loss's value"
+        if kl.weights is None:
+            said = f"The KL's weight is {kl.weight / of_mean:.4g} in the loss's value and "
+            said += f"{kl.weight:.4g} in its gradient"
         yield Finding(
             "kl-partly-trained",
-            f"The KL's weight is {kl.weight / of_mean:.4g} in the loss's value and {kl.weight:.4g} "
-            "in its gradient, as where part of it stands behind .detach(): beta is that of what "
-            "trains.",
+            f"{said}, as where part of it stands behind .detach(): beta is that of what trains.",
             "Expect that beta, or take .detach() out.",
         )
     if kl.weighed_by == "error at collapse":

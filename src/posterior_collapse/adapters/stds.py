@@ -26,18 +26,17 @@ LEAST, MOST = 1e-4, 0.4
 """Between which a least std or variance is sought."""
 
 
-def with_offset(probe: Probe, kl: KLReading) -> Probe:
+def with_offset(probe: Probe, kl: KLReading) -> Probe | None:
     """Return the probe with what the loss adds to each std or variance, as softplus(s) + 0.1 does.
 
-    Next to the prior such a KL looks like one to a narrower prior, of another weight.
+    Next to the prior such a KL looks like one to a narrower prior, of another weight. None: nothing
+    is added.
     """
     try:
-        if kl.kind != "other" and _falls_as_low(probe, kl):
-            return probe
-        found = _added(probe)
+        plain = kl.kind != "other" and _falls_as_low(probe, kl)
+        return None if plain else _added(probe)
     except InvalidArgumentError:  # of numbers that it does not take
-        return probe
-    return probe if found is None else found
+        return None
 
 
 def _falls_as_low(probe: Probe, kl: KLReading) -> bool:
@@ -70,14 +69,12 @@ def _added(probe: Probe) -> Probe | None:
         factors, *_ = np.linalg.lstsq(design, rest, rcond=None)
         return float(np.abs(design @ factors - rest).max())
 
-    tried = [_best(missed, one.kind, to) for one in spreads for to in ("std", "variance")]
-    found = min(tried, key=missed)
-    fits = missed(found) <= TOLERANCE * float(np.ptp(losses))
-    return replace(probe, spread=found) if fits else None
+    least, found = min(_best(missed, one.kind, to) for one in spreads for to in ("std", "variance"))
+    return replace(probe, spread=found) if least <= TOLERANCE * float(np.ptp(losses)) else None
 
 
-def _best(missed: Callable[[Spread], float], kind: str, to: str) -> Spread:
-    """Return the number from LEAST to MOST that misses by least, of six digits."""
+def _best(missed: Callable[[Spread], float], kind: str, to: str) -> tuple[float, Spread]:
+    """Return by how much the best number from LEAST to MOST misses, and it, of six digits."""
 
     def at(added: float) -> float:
         return missed(Spread(kind, added, to))
@@ -86,4 +83,5 @@ def _best(missed: Callable[[Spread], float], kind: str, to: str) -> Spread:
     near = int(np.argmin([at(one) for one in grid]))
     bounds = grid[max(near - 1, 0)], grid[min(near + 1, len(grid) - 1)]
     found = minimize_scalar(at, bounds=bounds, method="bounded", options={"xatol": 1e-9})
-    return Spread(kind, float(f"{found.x:.6g}"), to)
+    best = Spread(kind, float(f"{found.x:.6g}"), to)
+    return missed(best), best

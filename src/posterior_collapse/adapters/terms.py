@@ -122,8 +122,8 @@ def _read_as(
     for spread in spreads[1:]:
         if kl.kind == "other":
             kl, probe = _kl_or(kl, probe, replace(probe, spread=spread))
-    if kl.kind in (*OF_ONE_WEIGHT, "other"):
-        kl, probe = _kl_or(kl, probe, with_offset(probe, kl))
+    if kl.kind in (*OF_ONE_WEIGHT, "other") and (other := with_offset(probe, kl)):
+        kl, probe = _kl_or(kl, probe, other)
     if kl.kind == "other":
         turned = (replace(probe, spread=s) for s in (PLAIN if log_var else LOGGED))
         if any(_kl_or(kl, probe, one)[0].kind == "gaussian" for one in turned):
@@ -179,7 +179,7 @@ def _averages(probe: Probe) -> bool:
 def _kl_or(kl: KLReading, probe: Probe, other: Probe) -> tuple[KLReading, Probe]:
     """Return another probe with its reading of the KL, if that makes sense of it."""
     try:
-        found = kl if other is probe else read_kl(other)
+        found = read_kl(other)
     except InvalidArgumentError:
         return kl, probe
     return (kl, probe) if found.kind in _UNKNOWN else (found, other)
