@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-COMMA = re.compile(r"\s*[+-]?\d*,(\d+)([eE][+-]?\d+)?\s*")
-"""A number with a decimal comma, and what stands behind the comma."""
+COMMA = re.compile(r"\s*[+-]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d*),(\d+)([eE][+-]?\d+)?\s*")
+"""A number with a decimal comma, maybe with points too, and what stands behind the comma."""
 THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?\s*")
 """A number with commas between its thousands, or what may be one."""
 POINTS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d*)?\s*")
@@ -53,7 +53,7 @@ def spelling(cells: Sequence[str], delimiter: str) -> Spelling:
     commas = thousands = False
     if not decimal:
         commas = any(not THOUSANDS.fullmatch(match[0]) for match in found)
-        commas |= any("," in cell for cell in grouped) or (between and bool(found) and not unclear)
+        commas |= between and bool(found) and not unclear
         thousands = commas or (between and any(not is_number(cell) for cell in grouped))
     notes = ["decimal commas"] if commas else []
     if thousands and grouped:
