@@ -315,3 +315,9 @@ def test_what_relays_noise_is_told_from_what_lives() -> None:
     table = list(forecast_tables(found))[1]
     (cells,) = [list(c.cells) for c in table.columns if str(c.header).endswith("\nbeta <")]
     assert cells == ["0.699", "0.639"]
+
+    for units, said in ((1, "1 only relays"), (2, "2 only relay")):
+        deaf = pc.HVAESpec((2, units), (1e5, 0.9), sigma_1="learned", sigma_2=0.5)
+        who = "it carries" if units == 1 else "they carry"
+        end = f"{said} the noise injected below, up to beta_2 = 4e+05, and {who} x at none."
+        assert verdict(pc.forecast(DIGITS, deaf)).endswith(end)

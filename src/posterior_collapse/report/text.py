@@ -94,7 +94,8 @@ def _level_verdict(level: Level, units_below: int | None, hidden: float, beta: s
         relays = [status == "noise" for status in level.status]
         text += f"{beta} = {level.critical_beta[relays].max():.3g}, and "
         most, first = level.informed_beta[relays].max(), "it" if noise == 1 else "a first"
-        text += f"{first} carries x below {most:.3g}" if most > 0 else "carry x at none"
+        at = "it carries x at none" if noise == 1 else "they carry x at none"
+        text += f"{first} carries x below {most:.3g}" if most > 0 else at
     if not dead.any():
         return text + ("." if noise or units == 1 else "; none collapses.")
     count = int(dead.sum())
