@@ -108,6 +108,13 @@ def test_a_mean_over_what_is_there_divides_by_how_much_there_is() -> None:
     assert found.beta == pytest.approx(strongest_of_gaps(GAPS) / each, rel=1e-9)
 
 
+def test_rows_of_which_nothing_is_there_may_be_first_and_most() -> None:
+    """Two of them together have no mean, which was taken for rows that depend on each other."""
+    y = np.concatenate([np.full((len(GAPS) * 3, GAPS.shape[1]), np.nan), GAPS])
+    found = pc.onset(averaged, y)
+    assert found.beta == pytest.approx(4 * pc.onset(averaged, GAPS).beta, rel=1e-9)
+
+
 def test_a_feature_that_is_never_there_and_one_that_never_varies() -> None:
     y = (GAPS > 0.5) * 1.0
     y[np.isnan(GAPS)] = np.nan
@@ -135,6 +142,8 @@ def test_the_only_row_with_a_gap_is_looked_at() -> None:
     ):
         with pytest.raises(pc.DataError, match="nan at row 1234, column 20"):
             pc.onset(loss, y)
+    with pytest.raises(pc.DataError, match="y: got nan at row 0, column 0"):
+        pc.onset(summed, np.full((9, 4), np.nan))
     y[7, 3] = np.inf
     with pytest.raises(pc.DataError, match="inf at row 7, column 3"):
         pc.onset(summed, y)

@@ -214,7 +214,7 @@ def _targets(y: Any, x: Any) -> tuple[Array, Array | None]:
         )
     flat = target.reshape(len(target), -1)
     gaps = np.isnan(flat) if flat.dtype.kind == "f" else np.zeros(1, dtype=bool)
-    refuse_non_finite("y", np.where(gaps, 0, flat) if gaps.any() else flat)
+    refuse_non_finite("y", flat if gaps.all() or not gaps.any() else np.where(gaps, 0, flat))
     if x is None:
         return target, None
     condition = np.asarray(as_array("x", x), dtype=np.float64)

@@ -233,7 +233,9 @@ class RowLoss:
             InvalidArgumentError: In another way, so that a row's loss depends on the others.
         """
         near = 0.9 * self.start + 0.05  # where a loss is hardly 0
-        rows = torch.arange(4, device=self.y.device) * max(self.n // 4, 1) % self.n
+        # With rows that have much and rows that have little, a mean over what is there shows.
+        missing = self.y.isnan().reshape(self.n, -1).sum(dim=1)
+        rows = missing.argsort(stable=True)[[0, -1, 1, self.n // 2]]
         # Of outputs that are all alike, what depends on how they differ would not show.
         apart = near * torch.linspace(1, 0.97, 4, dtype=near.dtype, device=near.device)[:, None]
 
