@@ -29,7 +29,7 @@ KINDS = (
     *("convergence", "convergence of two", "convergence of three", "sweep", "panels"),
     *("grid of betas", "heat maps", "six heat maps", "ten heat maps"),
     *("grids beside originals", "named rows", "seven measures"),
-    *("phase", "spread over words", "spread over values", "scatter", "columns"),
+    *("phase", "spread over words", "spread over values", "scatter", "columns", "answers"),
 )
 
 
@@ -302,6 +302,12 @@ def test_files_hold_the_figure_and_its_numbers(tmp_path: Path, charts: dict[str,
     assert head == ["source", "quantity", "curve", "beta_2", "value"]
     given = [[*r[:3], *map(float, r[3:])] for r in charts["sweep"].table.rows]
     assert [[*row[:3], *map(float, row[3:])] for row in rows] == given  # to the last bit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_two_columns_of_a_figures_numbers_have_one_name(kind: str, charts) -> None:
+    columns = charts[kind].table.columns
+    assert len(set(columns)) == len(columns)
 
 
 def test_the_same_numbers_give_the_same_files(tmp_path: Path) -> None:

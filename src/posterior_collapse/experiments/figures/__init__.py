@@ -1,8 +1,8 @@
 """The figures of the paper's experiments, drawn from plain values: what all of them share.
 
 Size, type, looks that survive grey print, and the files that a `Chart` becomes. Each function of
-`lines` (curves and points), `measures` (what was measured beside theory) and `cells` (matrices,
-phase diagrams, images) returns one: the figure and, beside it, the rows of its CSV.
+`lines` (curves and points), `measures` (what was measured beside theory), `cells` (matrices, phase
+diagrams, images) and `answers` (counts) returns one: the figure and, beside it, its CSV's rows.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from posterior_collapse.experiments.figures import PAGE, Chart, style
+from posterior_collapse.experiments.figures import PAGE, UNDER_AXES, Chart, style
 from posterior_collapse.experiments.tables import Table
 from posterior_collapse.report.figures.panels import BLUE, GREY, ORANGE
 
@@ -21,15 +21,16 @@ def answers(counts: Mapping[str, Mapping[str, Mapping[str, int]]], *, cases: str
 
     Args:
         counts: Title of each panel -> kind of case -> answer (three, in this order) -> how many.
-        cases: What the kinds are kinds of.
+        cases: What is counted.
 
     Example:
         >>> of = {"recognised": 5, "undecided": 1, "called fine": 0}
-        >>> answers({"failed": {"dead start": of}}, cases="runs that").table.rows[0]
+        >>> answers({"failed": {"dead start": of}}, cases="runs").table.rows[0]
         ['failed', 'dead start', 'recognised', 5]
     """
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
+    from matplotlib.transforms import ScaledTranslation
 
     kinds = list(dict.fromkeys(kind for panel in counts.values() for kind in panel))
     with style():
@@ -52,12 +53,14 @@ def answers(counts: Mapping[str, Mapping[str, Mapping[str, int]]], *, cases: str
                     left += share
             box.set_title(title)
             box.set_xlim(0, 100)
-            box.set_xlabel("share of runs (%)")
+            box.set_xlabel(f"share of {cases} (%)")
             box.tick_params(axis="y", length=0)
             named = [Patch(color=fill) for fill, _ in LOOKS]
             names = list(next(iter(panel.values())))
+            below = ScaledTranslation(0, -UNDER_AXES, figure.dpi_scale_trans)
             box.legend(
-                named, names, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3,
+                named, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3,
+                bbox_transform=box.transAxes + below,
                 handlelength=0.8, handletextpad=0.4, columnspacing=1.0,
             )  # fmt: skip
         boxes[0].set_yticks(range(len(kinds)), kinds)
@@ -69,4 +72,4 @@ def answers(counts: Mapping[str, Mapping[str, Mapping[str, int]]], *, cases: str
         for kind, own in panel.items()
         for answer, number in own.items()
     ]
-    return Chart(figure, Table(["panel", cases, "answer", "runs"], rows))
+    return Chart(figure, Table(["panel", "kind", "answer", cases], rows))
