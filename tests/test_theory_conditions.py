@@ -81,8 +81,11 @@ def test_a_missing_value_is_named_by_its_place(likelihood, name) -> None:
         pc.forecast((given["x"], given["y"]), pc.CVAESpec(1, likelihood=likelihood))
 
 
-@pytest.mark.parametrize("likelihood", ["bernoulli", "poisson", "negative-binomial", "categorical"])
+@pytest.mark.parametrize(
+    "likelihood", ["gaussian", "bernoulli", "poisson", "negative-binomial", "categorical"]
+)
 def test_a_target_that_never_varies_is_named(likelihood) -> None:
+    """Of a Gaussian x was said to explain all of it."""
     y = np.tile([1.0, 0.0, 0.0], (ROWS, 1))
     with pytest.raises(pc.DataError, match=r"^y: got data that are all constant"):
         pc.forecast((X, y), pc.CVAESpec(1, likelihood=likelihood))

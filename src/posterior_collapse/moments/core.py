@@ -410,15 +410,15 @@ class Moments:
             cov = self.cov if scale == 1.0 else self.cov * square
             fits = np.isfinite(np.square(mean).sum() + np.trace(cov))
         if not fits:
-            raise InvalidArgumentError(
-                "scale", scale, "a factor whose products with the data have squares within floats",
-                "Pass a smaller one.",
-            )  # fmt: skip
-        if np.trace(cov) < LEAST_VARIANCE:
+            wanted = "a factor whose products with the data have squares within floats"
+            raise InvalidArgumentError("scale", scale, wanted, "Pass a smaller one.")
+        if np.trace(cov[self._y, self._y]) < LEAST_VARIANCE:
             raise DataError(
-                "x", "data that are all constant, or vary by less than 1e-150", "some variance",
+                "y" if self.paired else "x",
+                "data that are all constant, or vary by less than 1e-150",
+                "some variance",
                 "Check what was loaded, or rescale it.",
-            )  # fmt: skip
+            )
         tail = self.unresolved * square
         return dataclasses.replace(self, mean=mean, cov=cov, unresolved=tail)
 
