@@ -46,7 +46,7 @@ FIGURES = {
     "X3a": ["onset"],
     "X3b": ["units"],
     "X3c": ["gain"],
-    "X3d": [],  # counts, which its tables say
+    "X3d": ["failures"],
     "X3e": ["onset", "units"],
     "X3f": ["onset", "units"],
     "X3g": ["onset", "units"],
