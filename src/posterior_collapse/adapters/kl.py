@@ -224,7 +224,15 @@ def _with_floor(found: KLReading, at: Losses, latents: int, least: float) -> KLR
                 return found._replace(kind="group floors")
             over = "unit" if each else "all"
             return found._replace(kind=kind, floor=plain(less / times), floor_over=over)
-    # Or a mask: nothing up to a floor, and all of the KL beyond, whose gradients are free bits'.
+    return _with_mask(charge, latents, least)
+
+
+def _with_mask(charge: _Charge, latents: int, least: float) -> KLReading:
+    """Return up to which floor nothing is charged, where beyond it all of the KL is.
+
+    The gradients of such a mask are those of free bits.
+    """
+    found, every, first = charge.found, slice(None), slice(0, 1)
     free, all_of_it = 0.0, MOST_FREE
     for _ in range(40):
         nats = (free + all_of_it) / 2
