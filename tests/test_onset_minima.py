@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import posterior_collapse as pc
-from posterior_collapse.diagnosis import minima
+from posterior_collapse.diagnosis import descent, minima
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -162,10 +162,10 @@ def test_one_minimum_is_descended_to_once(loss: Loss, monkeypatch: pytest.Monkey
 
     def counted(*args: Any) -> Any:
         descents.append(args)
-        return best_weights(*args)
+        return trusted(*args)
 
-    best_weights = minima.best_weights
-    monkeypatch.setattr(minima, "best_weights", counted)
+    trusted = descent._trusted
+    monkeypatch.setattr(descent, "_trusted", counted)
     assert pc.onset(loss, two_clusters(0, 3)).notes == ()
     assert len(descents) == 1
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from posterior_collapse.adapters.kl import OF_ONE_WEIGHT, KLReading, read_kl, weighed_by
+from posterior_collapse.adapters.offsets import with_offset
 from posterior_collapse.adapters.own import with_own
 from posterior_collapse.adapters.precision import beside, with_digits
 from posterior_collapse.adapters.probing import (
@@ -25,7 +26,6 @@ from posterior_collapse.adapters.reconstruction import (
     read_reconstruction,
 )
 from posterior_collapse.adapters.spreads import LOGGED, PLAIN
-from posterior_collapse.adapters.stds import with_offset
 from posterior_collapse.errors import InvalidArgumentError
 
 _UNKNOWN = ("none", "other")

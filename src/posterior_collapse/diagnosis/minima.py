@@ -11,20 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from posterior_collapse.diagnosis.rows import (
-    POLISH,
-    SAME,
-    RowLoss,
-    best_weights,
-    curvature_scale,
-)
+from posterior_collapse.diagnosis.descent import descended
+from posterior_collapse.diagnosis.rows import SAME, RowLoss, curvature_scale
 
 GLANCE = 300
 """Rows that tell whether a loss is convex."""
@@ -36,8 +30,6 @@ MOST_STARTS = 6
 """Minima descended to; of one output the best by a look along the data."""
 ROUGH = 1e-4
 """Relative: a loss may compute in float32."""
-ROUNDING, HALVINGS = 1e-10, 60
-"""A mean slope beside single rows' that is none, and steps that find where one turns."""
 GROUPS = 20
 """Of rows, between which a difference of losses varies."""
 
@@ -76,15 +68,7 @@ def least_weights(
         return Best(start, True, [])
     glance, few = (rows.drawn(most, generator) for most in (GLANCE, SEARCHED))
     apart = _apart(glance, start, kept, scale)
-
-    def settle(loss: RowLoss, start: Tensor, scale: Tensor) -> tuple[Tensor, bool]:
-        weights, settled = best_weights(loss, start, kept, scale)
-        if not settled:
-            weights = _turned(loss, weights, kept, apart)
-            weights, settled = best_weights(loss, weights, kept, scale)
-        return weights, settled
-
-    weights, settled = settle(rows, start, scale)
+    weights, settled = descended(rows, start, kept, scale, apart)
     if apart:
         if settled and not _several(glance, weights, start, kept, scale):
             return Best(weights, settled, [])
@@ -99,9 +83,11 @@ def least_weights(
         starts = _without_hills(few, weights, kept, seen)
     width = places.amax(dim=0) - places.amin(dim=0)
 
-    def descended(loss: RowLoss, starts: Sequence[Tensor]) -> list[Tensor]:
+    def next_to(loss: RowLoss, starts: Sequence[Tensor]) -> list[Tensor]:
         """Return the minima that are next to the starts."""
-        ends = [settle(loss, one, _curved(few, one, scale, generator)) for one in starts]
+        ends = [
+            descended(loss, one, kept, _curved(few, one, scale, generator), apart) for one in starts
+        ]
         return [there for there, well in ends if well]
 
     def apart_from(least: Tensor, found: Sequence[Tensor]) -> list[Tensor]:
@@ -113,88 +99,20 @@ def least_weights(
     if settled and few is not rows:
         starts = [weights, *starts]
     here = [weights] if settled else []
-    found = (here if few is rows else []) + descended(few, starts)
+    found = (here if few is rows else []) + next_to(few, starts)
     if not found:
         return Best(weights, settled, [])
     if apart:
         found += _mixed(few, found, kept, width)
     least = min(found, key=full)
     rivals = sorted(apart_from(least, found), key=full)[:1]
-    ends = here + descended(rows, [least, *rivals])
+    ends = here + next_to(rows, [least, *rivals])
     if not ends:
         return Best(weights, settled, [])
     best = min(ends, key=full)
     others = apart_from(best, ends)
     notes = _notes(rows, best, min(others, key=full), kept, width) if others else []
     return Best(best, True, notes)
-
-
-def _turned(rows: RowLoss, weights: Tensor, kept: Tensor, apart: bool) -> Tensor:
-    """Return weights near a minimum of a loss that is nearly kinked, where a descent gets stuck.
-
-    A step may then be no longer than from kink to kink; Newton's direction is good beyond them. So
-    that is followed for as far as the loss falls; by outputs that stand for themselves one by one.
-    """
-    least, slope = rows.value(weights)
-    for _ in range(POLISH):
-        if not bool((slope.abs() > ROUNDING * rows.scores(weights).abs().mean()).any()):
-            break
-        step = torch.where(kept, (_own_steps if apart else _joint_step)(rows, weights, slope), 0.0)
-        further = weights + _share(rows, weights, step, kept, apart) * step
-        value, after = rows.value(further)
-        if not value < least:
-            break
-        weights, least, slope = further, value, after
-    return weights
-
-
-def _share(rows: RowLoss, weights: Tensor, step: Tensor, kept: Tensor, apart: bool) -> Tensor:
-    """Return how much of a step the loss falls along, (outputs,): 0 where it falls for ever."""
-
-    def rise(share: Tensor) -> Tensor:
-        value, slope = rows.value(weights + share * step)
-        found = (step * slope).sum(dim=0)
-        found = found if apart else found.sum().expand_as(found)
-        return found if math.isfinite(value) else torch.full_like(found, math.inf)
-
-    low, high = torch.zeros_like(step[0]), torch.ones_like(step[0])
-    for _ in range(HALVINGS):
-        risen = rise(high)
-        if bool((risen > 0)[kept].all()):
-            break
-        low, high = high.where(risen < 0, low), high.where(risen > 0, 2 * high)
-    low = low.where(risen > 0, 0.0)
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        falls = rise(middle) < 0
-        low, high = middle.where(falls, low), high.where(falls, middle)
-    return low
-
-
-def _own_steps(rows: RowLoss, weights: Tensor, slope: Tensor) -> Tensor:
-    """Return Newton's step of each output; where that leads uphill, down its slope."""
-    eye = torch.eye(len(weights)).to(weights)
-    sides = [one[:, None].repeat(1, rows.m) for one in eye]
-    bent = torch.stack(rows.hessian_products(weights, rows.inputs, sides)).permute(2, 0, 1)
-    size = bent.diagonal(dim1=1, dim2=2).mean(dim=1).abs()
-    damped = bent + torch.where(size > 0, ROUGH**2 * size, 1.0)[:, None, None] * eye
-    step = -torch.linalg.solve(damped, slope.T[:, :, None])[:, :, 0].T
-    return torch.where((step * slope).sum(dim=0) < 0, step, -slope)
-
-
-def _joint_step(rows: RowLoss, weights: Tensor, slope: Tensor) -> Tensor:
-    """Return the same of all outputs together."""
-
-    def bent(vector: Any) -> Any:
-        moved = torch.from_numpy(np.asarray(vector).reshape(slope.shape)).to(slope)
-        return rows.hessian_products(weights, rows.inputs, [moved])[0].cpu().numpy().ravel()
-
-    side = slope.cpu().numpy().ravel()
-    operator = LinearOperator((side.size, side.size), matvec=bent, dtype=np.float64)
-    with np.errstate(all="ignore"):
-        found, _ = cg(operator, -side, rtol=1e-4, maxiter=500)
-    step = torch.from_numpy(found.reshape(slope.shape)).to(slope)
-    return step if bool((step * slope).sum() < 0) else -slope
 
 
 def _lines(

@@ -1,20 +1,17 @@
-"""A reconstruction loss as the sum of its rows': values, gradients, curvature, its best output."""
+"""A reconstruction loss as the sum of its rows': values, gradients, curvature, and its kinks."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from posterior_collapse.arrays import Array, Float, refuse_non_finite
+from posterior_collapse.arrays import Array, refuse_non_finite
 from posterior_collapse.errors import InvalidArgumentError, first_line
 from posterior_collapse.models.modules import tensor_behind
 
@@ -24,11 +21,6 @@ TINY = 1e-16
 """Stands for a mean of 0, where links end."""
 SAME = 1e-6
 """Relative: a loss may compute in float32."""
-SETTLED = 1e-5
-"""Of the scores' std: a mean gradient below it is at the optimum. Losses in float32 reach it."""
-POLISH = 60
-"""Newton steps at the end. What drifts to infinity, as a logit of a class that never occurs, moves
-by about 1 with each."""
 HALVINGS = 30
 """Of the way across a possible jump: a smooth loss leaves 1e-9 of the change."""
 
@@ -314,66 +306,6 @@ def _refused(error: Exception, output: tuple[int, ...], y: tuple[int, ...]) -> I
         f"a loss of outputs of shape {output} for each row of y, which has shape {y}",
         action,
     )
-
-
-def best_weights(rows: RowLoss, start: Tensor, kept: Tensor, scale: Tensor) -> tuple[Tensor, bool]:
-    """Return the weights of the minimum next to a start, and whether its slope vanishes."""
-    if not kept.any():
-        return start, True
-    inputs, scale = rows.inputs.shape[1], scale[kept]
-    # In units of the curvature all outputs are alike.
-    scale = torch.where(scale > 0, scale.clamp(min=1e-4 * float(scale.max())), 1.0)
-
-    def weights_at(u: Any) -> Tensor:
-        weights = start.clone()
-        part = torch.from_numpy(np.asarray(u).reshape(inputs, -1)).to(start)
-        weights[:, kept] = start[:, kept] + part / scale
-        return weights
-
-    def value(u: Any) -> tuple[float, Float]:
-        loss, slope = rows.value(weights_at(u))
-        return loss, (slope[:, kept] / scale).cpu().numpy().ravel()
-
-    def hessian_product(u: Any, v: Any) -> Float:
-        vector = torch.zeros_like(start)
-        vector[:, kept] = torch.from_numpy(np.asarray(v).reshape(inputs, -1)).to(start) / scale
-        (found,) = rows.hessian_products(weights_at(u), rows.inputs, [vector])
-        return (found[:, kept] / scale).cpu().numpy().ravel()
-
-    u = np.zeros(inputs * int(kept.sum()))
-
-    def pulls(u: Any) -> float:
-        """Root mean square of what single rows pull with, that a mean gradient is set against."""
-        return float((rows.scores(weights_at(u))[:, kept] / scale).square().mean().sqrt())
-
-    noise = pulls(u)
-    if noise > 0:
-        # A trust region takes a step out of the loss's domain for what it is: too long.
-        found = minimize(
-            value, u, jac=True, hessp=hessian_product, method="trust-ncg",
-            options={"gtol": SETTLED * noise, "maxiter": 200, "max_trust_radius": 1e6},
-        )  # fmt: skip
-        u = _polished(np.asarray(found.x), value, hessian_product, 1e-12 * noise)
-    loss, slope = value(u)
-    settled = math.isfinite(loss) and float(np.abs(slope).max()) <= SETTLED * max(pulls(u), noise)
-    return weights_at(u), settled
-
-
-def _polished(u: Float, value: Any, hessian_product: Any, rounding: float) -> Float:
-    """Follow Newton's steps for as long as they make the gradient smaller."""
-    _, slope = value(u)
-    shape = (u.size, u.size)
-    for _ in range(POLISH):
-        if np.abs(slope).max() <= rounding:
-            break
-        operator = LinearOperator(shape, matvec=partial(hessian_product, u), dtype=np.float64)
-        with np.errstate(all="ignore"):  # what does not curve gives no step, and is refused below
-            step, _ = cg(operator, slope, rtol=1e-6, maxiter=500)
-        loss, after = value(u - step)
-        if not math.isfinite(loss) or not np.linalg.norm(after) < 0.9 * np.linalg.norm(slope):
-            break
-        u, slope = u - step, after
-    return u
 
 
 def curvature_scale(rows: RowLoss, weights: Tensor, generator: torch.Generator) -> Tensor:
